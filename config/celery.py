@@ -1,0 +1,84 @@
+"""The Celery app, and the two steps that make a Celery worker a carrier of lanes or a reader of streams.
+
+Both are steps of the *worker* blueprint: they start before the broker is looked for, and live through its loss.
+"""
+
+import os
+from typing import Any
+
+import click
+from celery import Celery, bootsteps, signals
+from celery.worker.control import control_command
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+app = Celery("connector")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.user_options["worker"].add(
+    click.Option(["--subscriptions"], is_flag=True, default=False, help="Read platform events instead of carrying lanes.")
+)
+app.conf.beat_schedule = {
+    "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
+}
+
+
+@signals.setup_logging.connect
+def keep_our_logging(**_: Any) -> None:
+    """Keep Celery from replacing the logging that settings.py sets up."""
+
+
+class CarryLanes(bootsteps.StartStopStep):
+    """Carries lanes for as long as the worker lives; the broker only rings."""
+
+    def __init__(self, parent: Any, subscriptions: bool = False, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.enabled = not subscriptions
+
+    def start(self, parent: Any) -> None:
+        from django.conf import settings  # Celery imports this module before Django is set up
+
+        from messaging import relay
+
+        relay.running = relay.Relay(settings.LANE_THREADS)
+        relay.running.start()
+
+    def stop(self, parent: Any) -> None:
+        from messaging import relay
+
+        if relay.running is not None:
+            relay.running.stop()
+
+
+class ReadStreams(bootsteps.StartStopStep):
+    """Reads platform events for as long as the worker lives."""
+
+    def __init__(self, parent: Any, subscriptions: bool = False, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.enabled = subscriptions
+
+    def start(self, parent: Any) -> None:
+        from messaging import subscriber
+
+        subscriber.running = subscriber.Subscriber()
+        subscriber.running.start()
+
+    def stop(self, parent: Any) -> None:
+        from messaging import subscriber
+
+        if subscriber.running is not None:
+            subscriber.running.stop()
+
+
+app.steps["worker"].add(CarryLanes)
+app.steps["worker"].add(ReadStreams)
+
+
+@control_command()
+def read_new_orgs(_state: Any) -> dict[str, str]:
+    """Look for orgs that nobody reads, now: sent when one has been set up."""
+    from messaging import subscriber
+
+    if subscriber.running is not None:
+        subscriber.running.look()
+    return {"ok": "looking"}

@@ -1,0 +1,160 @@
+"""The only settings; values come from the environment, which .env.example lists."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import environ
+import structlog
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+if (BASE_DIR / ".env").exists():
+    env.read_env(BASE_DIR / ".env")
+
+# Security. An empty secret is a system check error (tenants/checks.py), not a surprise.
+SECRET_KEY = env.str("SECRET_KEY", "") or "insecure-until-set"
+FIELD_ENCRYPTION_KEYS: list[str] = env.list("FIELD_ENCRYPTION_KEYS", default=[])
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1"])
+PUBLIC_URL: str = env.str("PUBLIC_URL", "http://localhost:8000").rstrip("/")
+ALLOW_LOCAL_UPSTREAMS: bool = env.bool("ALLOW_LOCAL_UPSTREAMS", False)
+DEBUG = False
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+
+# The house
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+INSTALLED_APPS = [
+    "messaging",
+    "tenants",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.middleware.operators_see_every_org",
+]
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# PostgreSQL. `web` keeps one connection per thread; the other processes set DATABASE_POOL and share a few.
+DATABASES: dict[str, Any] = {"default": env.db("DATABASE_URL", "postgres://localhost/connector")}
+if env.bool("DATABASE_POOL", False):
+    # the pool's own defaults took a minute to recover after an outage, and waited half a minute for a connection
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
+        "min_size": 1,
+        "max_size": 6,
+        "timeout": 2,
+        "reconnect_timeout": 3,
+    }
+else:
+    DATABASES["default"]["CONN_MAX_AGE"] = 600
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 2)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Redis or Valkey: Celery's broker, the token cache, the bell. Nothing in it is the only copy of anything.
+REDIS_URL: str = env.str("REDIS_URL", "redis://localhost:6379/0")
+
+# Celery
+CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 30, "visibility_timeout": 3600}
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_DEFAULT_QUEUE = "connector"
+CELERY_TASK_SERIALIZER = "json"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = False
+CELERY_TIMEZONE = "UTC"
+
+# The lanes
+LANE_THREADS: int = env.int("LANE_THREADS", 64)  # calls to the far sides under way at once, per worker
+
+# The platforms
+SALESFORCE_PUBSUB_ENDPOINT: str = env.str("SALESFORCE_PUBSUB_ENDPOINT", "api.pubsub.salesforce.com:7443")
+INFOBIP_SIGNATURE_HEADER: str = env.str("INFOBIP_SIGNATURE_HEADER", "X-Hub-Signature")
+LARGEST_WEBHOOK: int = env.int("LARGEST_WEBHOOK", 16 * 1024 * 1024)  # bytes
+DATA_UPLOAD_MAX_MEMORY_SIZE = LARGEST_WEBHOOK
+
+# Language and time
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+
+# Static files
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+# Logs: one JSON object a line, on standard output, with ids and never with a token or a text.
+LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO")
+_shared: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "foreign_pre_chain": _shared,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        }
+    },
+    "handlers": {"lines": {"class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "json"}},
+    "root": {"handlers": ["lines"], "level": LOG_LEVEL},
+    "loggers": {
+        "celery": {"level": "WARNING"},
+        "kombu": {"level": "WARNING"},
+        "urllib3": {"level": "ERROR"},
+        "psycopg.pool": {"level": "ERROR"},
+        "django.request": {"level": "ERROR"},
+    },
+}
+logging.captureWarnings(True)
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        *_shared,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True,
+)

@@ -1,0 +1,13 @@
+"""Where URLs begin."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from config import health
+
+urlpatterns = [
+    path("healthz", health.alive),
+    path("readyz", health.ready),
+    path("admin/", admin.site.urls),
+    path("", include("messaging.urls")),
+]

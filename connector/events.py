@@ -1,0 +1,138 @@
+"""The neutral words: what can arrive from either platform, and what a message can contain."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class UnexpectedPayload(Exception):
+    """A payload that cannot be read; the text names the field and what is wrong with it, never its value."""
+
+
+class Receipt(StrEnum):
+    """What became of a message on the end user's side."""
+
+    DELIVERED = "delivered"
+    READ = "read"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text that can be relayed as it is."""
+
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Content that we do not render; ``kind`` is the platform's word for it."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """An end user wrote to one of our senders."""
+
+    external_id: str  # the platform's id, the same on each repetition
+    sender: str  # our number, digits
+    end_user: str  # digits, or a business-scoped user id
+    aliases: tuple[str, ...]  # further addresses of the same end user
+    name: str  # the WhatsApp profile name, or empty
+    text: str  # what the rep reads; other kinds than text as one readable line
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptReceived:
+    """The fate of a message that we sent."""
+
+    message_uuid: UUID
+    receipt: Receipt
+    at: datetime
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyWritten:
+    """Somebody on the Salesforce side (rep, bot, automation) wrote to an end user."""
+
+    entry: str  # Salesforce's id of the conversation entry
+    channel_address: str
+    conversation: str  # Salesforce's conversation identifier
+    end_user: str
+    content: Text | Unsupported
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Something that we understand and need not act upon."""
+
+    kind: str
+
+
+Event = MessageReceived | ReceiptReceived | ReplyWritten | Ignored
+
+
+def clean(text: str) -> str:
+    """Drop what neither PostgreSQL nor UTF-8 can hold: NUL characters and lone surrogates."""
+    return re.sub("[\x00\ud800-\udfff]", "", text)
+
+
+def split_text(text: str, limit: int) -> Iterator[str]:
+    """Cut a text into parts of at most ``limit`` characters, at white space where there is some."""
+    while len(text) > limit:
+        # the separator itself may stand just behind the limit, hence + 1
+        cut = max(text.rfind(space, limit // 2, limit + 1) for space in (" ", "\n"))
+        head, text = (text[:cut], text[cut + 1 :]) if cut > 0 else (text[:limit], text[limit:])
+        yield head
+    yield text
+
+
+def parse_time(value: object, field: str) -> datetime:
+    """Read an ISO 8601 time in any of the spellings the platforms use; without a zone it is UTC."""
+    if isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise UnexpectedPayload(f"{field} is not a time") from None
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+    raise UnexpectedPayload(f"{field} is missing or not a time")
+
+
+def parse_milliseconds(value: object, field: str) -> datetime:
+    """Read a time in milliseconds since 1970."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 253_402_300_800_000:  # the year 10000
+        return datetime.fromtimestamp(value / 1000, tz=UTC)
+    raise UnexpectedPayload(f"{field} is missing or not a time in milliseconds")
+
+
+def text_of(source: dict[str, Any], field: str, *, most: int | None = None) -> str:
+    """Take a text that must be there.
+
+    :raises UnexpectedPayload: if it is missing, empty, not a text, or longer than ``most`` characters
+    """
+    value = source.get(field)
+    if not isinstance(value, str) or not (value := clean(value).strip()):
+        raise UnexpectedPayload(f"{field} is missing or not a text")
+    if most is not None and len(value) > most:
+        raise UnexpectedPayload(f"{field} is longer than {most} characters")
+    return value
+
+
+def object_of(source: dict[str, Any], field: str) -> dict[str, Any]:
+    """Take an object that must be there.
+
+    :raises UnexpectedPayload: if it is missing or something else
+    """
+    value = source.get(field)
+    if not isinstance(value, dict):
+        raise UnexpectedPayload(f"{field} is missing or not an object")
+    return value

@@ -1,0 +1,345 @@
+"""What Infobip posts to us: its signature, and its payloads turned into events.
+
+https://www.infobip.com/docs/cpaas-x/subscriptions-management
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from connector.events import (
+    Event,
+    Ignored,
+    MessageReceived,
+    Receipt,
+    ReceiptReceived,
+    UnexpectedPayload,
+    clean,
+    object_of,
+    parse_time,
+    text_of,
+)
+from connector.infobip.client import FAILED_GROUPS, is_duplicate
+
+LONGEST_ID = 250
+LONGEST_ADDRESS = 150  # a business-scoped user id; published for `to` of a send
+DELIVERED_TO_HANDSET = 5  # the only success: the group DELIVERED also holds "reached the operator" (2)
+
+
+def signature_matches(header: str, body: bytes, secrets: Iterable[str]) -> bool:
+    """Check the HMAC-SHA256 of the raw body against each secret that may be in use.
+
+    Infobip's pages name neither header nor format. Real deliveries carried ``SHA256=<hex>``; hex without the prefix and
+    base64 are taken too. There is no time in it: a repetition is recognised by its content.
+    """
+    given = _signature_bytes(header)
+    if given is None:
+        return False
+    matches = [hmac.compare_digest(given, hmac.digest(secret.encode(), body, "sha256")) for secret in secrets if secret]
+    return any(matches)
+
+
+def _signature_bytes(header: str) -> bytes | None:
+    value = re.sub(r"(?i)^sha256=", "", header.strip())
+    try:
+        digest = bytes.fromhex(value) if len(value) == 64 else base64.b64decode(value, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return digest if len(digest) == 32 else None
+
+
+def results_of(body: object) -> list[object]:
+    """Take a delivery apart into what is dealt with one by one; a body of another shape is one such thing."""
+    results = body.get("results") if isinstance(body, dict) else None
+    return results if isinstance(results, list) and results else [body]
+
+
+def business_number(result: object) -> str:
+    """Name the number of ours that a result is about; empty where it names none, as most reports do."""
+    if not isinstance(result, dict):
+        return ""
+    event = result.get("event")
+    if event == "MO":
+        field = "destination"
+    elif event in ("DELIVERY", "SEEN"):
+        field = "sender"
+    elif isinstance(result.get("message"), dict):
+        field = "to"
+    else:
+        return ""
+    return _address(result.get(field))
+
+
+def reported_message(result: object) -> UUID | None:
+    """Name the message that a report is about, None for everything else."""
+    if not isinstance(result, dict) or not (_is_delivery_report(result) or _is_seen_report(result)):
+        return None
+    try:
+        return UUID(result.get("messageId"))
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def key_of(result: object) -> str:
+    """Give what is the same whenever Infobip posts the same thing again, and differs otherwise."""
+    if isinstance(result, dict):
+        message_id = result.get("messageId")
+        if isinstance(message_id, str) and 0 < len(message_id) <= LONGEST_ID and clean(message_id) == message_id:
+            if _is_delivery_report(result):
+                status = result["status"]
+                return f"delivery:{message_id}:{str(status.get('id'))[:20]}"
+            if _is_seen_report(result):
+                return f"seen:{message_id}"
+            if result.get("event") == "MO" or "message" in result:
+                return f"message:{message_id}"
+    return f"sha256:{hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()}"
+
+
+def parse_result(result: object, *, received_at: datetime) -> Event:
+    """Turn one result into an event.
+
+    :param received_at: when it was posted; stands in for times that a report leaves out
+    :raises UnexpectedPayload: if it cannot be read; the text names the field
+    """
+    if not isinstance(result, dict):
+        raise UnexpectedPayload("the result is not an object")
+    if _is_delivery_report(result):
+        return _parse_delivery_report(result, received_at)
+    if _is_seen_report(result):
+        at = parse_time(result["seenAt"], "seenAt") if result.get("seenAt") else received_at
+        return ReceiptReceived(_message_uuid(result), Receipt.READ, at)
+    if result.get("event") == "MO":
+        return _parse_messages_api_message(result)
+    if str(result.get("event", "")).startswith("TYPING_"):
+        return Ignored("typing")
+    if isinstance(result.get("message"), dict):
+        return _parse_whatsapp_message(result)
+    if "type" in result and "payload" in result:
+        return Ignored("conversation event")
+    if "messageTemplateId" in result:
+        return Ignored("template change")
+    raise UnexpectedPayload("neither a message nor a report: no message, event, status or seenAt")
+
+
+def _is_delivery_report(result: dict[str, Any]) -> bool:
+    if "event" in result:
+        return result["event"] == "DELIVERY" and isinstance(result.get("status"), dict)
+    return isinstance(result.get("status"), dict) and "message" not in result
+
+
+def _is_seen_report(result: dict[str, Any]) -> bool:
+    return result.get("event") == "SEEN" or ("event" not in result and "seenAt" in result and "message" not in result)
+
+
+def _message_uuid(result: dict[str, Any]) -> UUID:
+    try:
+        return UUID(text_of(result, "messageId"))
+    except ValueError:
+        raise UnexpectedPayload("messageId is not an id of ours") from None
+
+
+def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> ReceiptReceived | Ignored:
+    status = object_of(result, "status")
+    error = result.get("error")
+    error = error if isinstance(error, dict) else {}
+    done_at = result.get("doneAt") or result.get("sentAt")
+    at = parse_time(done_at, "doneAt") if done_at else received_at
+    if is_duplicate(status, error):
+        return Ignored("the answer to a repeated send")
+    if status.get("id") == DELIVERED_TO_HANDSET:
+        return ReceiptReceived(_message_uuid(result), Receipt.DELIVERED, at)
+    if status.get("groupId") in FAILED_GROUPS:
+        known = error if error.get("id") else status
+        code, reason = str(known.get("name", ""))[:100], str(known.get("description", ""))[:200]
+        return ReceiptReceived(_message_uuid(result), Receipt.FAILED, at, clean(code), clean(reason))
+    if not isinstance(status.get("groupId"), int):
+        raise UnexpectedPayload("status.groupId is missing or not a number")
+    return Ignored("on its way")
+
+
+def _parse_whatsapp_message(result: dict[str, Any]) -> MessageReceived:
+    contact = result.get("contact")
+    contact = contact if isinstance(contact, dict) else {}
+    end_user = _required_address(result, "from")
+    addresses = (_address(contact.get("userId")), _address(contact.get("phoneNumber")))
+    message = object_of(result, "message")
+    kind = text_of(message, "type", most=100)
+    name = contact.get("name")
+    return MessageReceived(
+        external_id=text_of(result, "messageId", most=LONGEST_ID),
+        sender=_required_address(result, "to"),
+        end_user=end_user,
+        aliases=tuple(address for address in addresses if address and address != end_user),
+        name=clean(name).strip()[:200] if isinstance(name, str) else "",
+        text=_line(kind, message, _WHATSAPP_KINDS),
+        received_at=parse_time(result.get("receivedAt"), "receivedAt"),
+    )
+
+
+def _parse_messages_api_message(result: dict[str, Any]) -> MessageReceived:
+    """Read the other form: the end user is ``sender`` here, our number ``destination``, and the content is a list.
+
+    https://www.infobip.com/docs/api/platform/messages-api/messages-api-incoming-messages
+    """
+    contents = result.get("content")
+    if not isinstance(contents, list) or not contents:
+        raise UnexpectedPayload("content is missing, empty or not a list")
+    lines = []
+    for content in contents:
+        if not isinstance(content, dict):
+            raise UnexpectedPayload("content holds something that is not an object")
+        lines.append(_line(text_of(content, "type", most=100), content, _MESSAGES_API_KINDS))
+    return MessageReceived(
+        external_id=text_of(result, "messageId", most=LONGEST_ID),
+        sender=_required_address(result, "destination"),
+        end_user=_required_address(result, "sender"),
+        aliases=(),
+        name="",
+        text="\n".join(lines),
+        received_at=parse_time(result.get("receivedAt"), "receivedAt"),
+    )
+
+
+def _address(value: object) -> str:
+    """Write a phone number as digits; a business-scoped user id such as ``HR.1234567890`` stays as it is."""
+    text = clean(value).strip() if isinstance(value, str) else ""
+    return re.sub(r"[+\s()-]", "", text) if re.fullmatch(r"[+\d\s()-]+", text) else text
+
+
+def _required_address(result: dict[str, Any], field: str) -> str:
+    text_of(result, field, most=LONGEST_ADDRESS)
+    if address := _address(result[field]):
+        return address
+    raise UnexpectedPayload(f"{field} is not an address")
+
+
+# How each kind reads as one line of text. A bracket opens what we say, and what follows is the end user's.
+
+
+def _line(kind: str, content: dict[str, Any], kinds: dict[str, Callable[[dict[str, Any]], str]]) -> str:
+    read = kinds.get(kind)
+    return clean(read(content)).strip() if read else f"[{_words(kind)}: this kind of message cannot be shown]"
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ").strip().capitalize()
+
+
+def _optional(source: dict[str, Any], field: str) -> str:
+    value = source.get(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _plain_text(content: dict[str, Any]) -> str:
+    value = content.get("text")
+    if not isinstance(value, str) or not clean(value).strip():
+        raise UnexpectedPayload("text is missing or empty")
+    return value
+
+
+def _file(label: str) -> Callable[[dict[str, Any]], str]:
+    def read(content: dict[str, Any]) -> str:
+        return _joined(f"[{label}]", _optional(content, "caption") or _optional(content, "text"))
+
+    return read
+
+
+def _location(content: dict[str, Any]) -> str:
+    place = ", ".join(filter(None, (_optional(content, "name"), _optional(content, "address"))))
+    point = ", ".join(filter(None, (_optional(content, "latitude"), _optional(content, "longitude"))))
+    return _joined("[Location]", place, f"({point})" if place and point else point, _optional(content, "url"))
+
+
+def _contacts(content: dict[str, Any]) -> str:
+    lines = []
+    for contact in _objects(content, "contacts"):
+        name = contact.get("name")
+        shown = _optional(name, "formattedName") or _optional(name, "firstName") if isinstance(name, dict) else ""
+        phones = [_optional(phone, "phone") for phone in _objects(contact, "phones")]
+        emails = [_optional(email, "email") for email in _objects(contact, "emails")]
+        lines.append("[Contact] " + ", ".join(filter(None, [shown, *phones, *emails])))
+    return "\n".join(lines) or "[Contact]"
+
+
+def _order(content: dict[str, Any]) -> str:
+    items = [
+        _joined(_optional(item, "quantity"), "of", _optional(item, "productRetailerId"))
+        for item in _objects(content, "productItems")
+    ]
+    return _joined("[Order]", ", ".join(items), _optional(content, "text"))
+
+
+def _reaction(content: dict[str, Any]) -> str:
+    removed = content.get("action") == "REMOVED"
+    return "[Reaction removed]" if removed else _joined("[Reaction]", _optional(content, "emoji"))
+
+
+def _list_reply(content: dict[str, Any]) -> str:
+    return "\n".join(filter(None, (text_of(content, "title"), _optional(content, "description"))))
+
+
+def _flow_reply(content: dict[str, Any]) -> str:
+    response = content.get("response")
+    fields = response.items() if isinstance(response, dict) else ()
+    shown = [f"{name}: {value}" for name, value in fields if isinstance(value, str | int | float)]
+    return "\n".join(filter(None, (_joined("[Form]", _optional(content, "text")), *shown)))
+
+
+def _objects(source: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    values = source.get(field)
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
+def _notice(text: str) -> Callable[[dict[str, Any]], str]:
+    return lambda _content: text
+
+
+# https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-inbound-messages/receive-whatsapp-inbound-messages
+_WHATSAPP_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "TEXT": _plain_text,
+    "BUTTON": _plain_text,
+    "INTERACTIVE_BUTTON_REPLY": lambda content: text_of(content, "title"),
+    "INTERACTIVE_LIST_REPLY": _list_reply,
+    "INTERACTIVE_FLOW_REPLY": _flow_reply,
+    "IMAGE": _file("Image"),
+    "VIDEO": _file("Video"),
+    "DOCUMENT": _file("Document"),
+    "AUDIO": _file("Audio"),
+    "VOICE": _file("Voice message"),
+    "STICKER": _file("Sticker"),
+    "LOCATION": _location,
+    "CONTACT": _contacts,
+    "ORDER": _order,
+    "REACTION": _reaction,
+    "INFECTED_CONTENT": _notice("[A file was withheld because it holds malware]"),
+    "UNSUPPORTED": _notice("[A message of a kind that WhatsApp does not pass on]"),
+}
+_MESSAGES_API_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "TEXT": _plain_text,
+    "SUBJECT": _plain_text,
+    "BUTTON_REPLY": _plain_text,
+    "LIST_REPLY": _plain_text,
+    "IMAGE": _file("Image"),
+    "VIDEO": _file("Video"),
+    "AUDIO": _file("Audio"),
+    "DOCUMENT": _file("Document"),
+    "FILE": _file("File"),
+    "URL": lambda content: _joined("[Link]", _optional(content, "url")),
+    "LOCATION": _location,
+    "REACTION": _reaction,
+    "FLOW_RESPONSE": _flow_reply,
+    "FORM_RESPONSE": _flow_reply,
+}

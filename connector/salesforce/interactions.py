@@ -1,0 +1,191 @@
+"""The Interaction Service: what end users write enters Salesforce here, and what became of a rep's message.
+
+https://developer.salesforce.com/docs/service/interaction-service-api/references
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from connector.events import Receipt
+from connector.http import (
+    Answer,
+    ApiClient,
+    ApiError,
+    AuthenticationFailed,
+    CustomerMustAct,
+    RateLimited,
+    RequestRejected,
+    ServiceUnavailable,
+    check_address,
+    retry_after,
+)
+from connector.salesforce.auth import SCRT_HOSTS, AccessToken, TokenSource
+
+TEXT_LIMIT = 4000  # not published; WhatsApp's 4,096 fit all samples, so a little less is safe
+MOST_ACKNOWLEDGEMENTS = 25
+
+# Classes of error codes: https://github.com/salesforce-misc/interaction-service-apis (ERRORCODES.md). HTTP statuses per
+# code are not published, so the code decides first.
+TOKEN_REFUSED = {10004}
+CUSTOMER_MUST_ACT = {
+    *(10001, 10002, 10003, 10005, 10006, 10016, 10017, 10025, 10026, 10031, 10035, 10052),
+    *(10069, 10070, 10093, 10099, 15102, 15105),
+}
+TRANSIENT = {500, 10019, 10055, 10056, 10094, 20002, 20004}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Where an interaction arrived; both are empty where Salesforce did not say."""
+
+    conversation: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """One state that a rep's message reached; ``uuid`` is the id of this acknowledgement itself."""
+
+    entry: str
+    receipt: Receipt
+    at: datetime
+    uuid: UUID
+
+
+class InteractionClient(ApiClient):
+    """One org's Interaction Service.
+
+    :param scrt_url: the org's SCRT host, such as ``https://acme.my.salesforce-scrt.com``
+    :param org_id: of 15 or 18 characters; the service takes the short form only
+    """
+
+    service = "Salesforce"
+
+    def __init__(self, *, scrt_url: str, org_id: str, tokens: TokenSource, allow_local: bool) -> None:
+        super().__init__(check_address(scrt_url, service=self.service, hosts=SCRT_HOSTS, allow_local=allow_local))
+        self.org_id, self.tokens = org_id[:15], tokens
+
+    def send_text(
+        self, *, context: str, channel_address: str, end_user: str, text: str, message_uuid: UUID, at: datetime
+    ) -> Delivered:
+        """Add a text of the end user to the conversation; Salesforce opens a session where none is open.
+
+        https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/interaction-type-message.html
+
+        :raises ApiError: the member of the family says whether and when to send it again
+        """
+        entry_id = str(message_uuid)
+        message = {
+            "messageType": "StaticContentMessage",
+            "id": entry_id,  # must equal the entry's (error 10060)
+            "staticContent": {"formatType": "Text", "text": text},
+        }
+        interaction = {
+            "timestamp": _milliseconds(at),
+            "interactionType": "EntryInteraction",
+            "payload": {"id": entry_id, "entryType": "Message", "abstractMessage": message},
+        }
+        body = {"to": channel_address, "from": end_user, "interactions": [interaction]}
+        # multipart even without a file, its part typed as JSON: there is no plain JSON form
+        part = (None, json.dumps(body).encode(), "application/json")
+        answer = self._call("POST", "/api/v1/interactions", context=context, files={"json": part})
+        sessions = answer.body.get("workItemIds")
+        session = sessions[0] if isinstance(sessions, list) and sessions else ""
+        return Delivered(_short_text(answer.body.get("conversationIdentifier")), _short_text(session))
+
+    def acknowledge(
+        self, *, context: str, conversation: str, end_user: str, acknowledgements: Sequence[Acknowledgement]
+    ) -> None:
+        """Tell what became of a rep's messages, at most 25 at a time.
+
+        https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/api-acknowledgment.html
+        """
+        words = {Receipt.DELIVERED: "Delivered", Receipt.READ: "Read"}
+        body = {
+            "conversationIdentifier": conversation,
+            "sender": {"appType": "custom", "subject": end_user, "role": "EndUser"},
+            "acknowledgements": [
+                {
+                    # a text in the published schema, a number in its examples; the examples are what is known to work
+                    "acknowledgementTimestamp": _milliseconds(each.at),
+                    "acknowledgementType": words[each.receipt],
+                    "acknowledgedConversationEntryIdentifier": each.entry,
+                    "acknowledgmentCreatedConversationEntryIdentifier": str(each.uuid),
+                }
+                for each in acknowledgements
+            ],
+        }
+        self._call("POST", "/api/v1/acknowledgement", context=context, json=body)
+
+    def _call(self, method: str, path: str, *, context: str, **content: Any) -> Answer:
+        """Call with the org's token; where the token is refused, renew it and repeat once."""
+        token = self.tokens.current()
+        try:
+            return self._attempt(method, path, token, context, content)
+        except AuthenticationFailed:
+            return self._attempt(method, path, self.tokens.renew(token), context, content)
+
+    def _attempt(self, method: str, path: str, token: AccessToken, context: str, content: Mapping[str, Any]) -> Answer:
+        request_id = str(uuid4())
+        headers = {
+            "Authorization": f"Bearer {token.value}",
+            "OrgId": self.org_id,
+            "AuthorizationContext": context,
+            "RequestId": request_id,
+            "Accept": "application/json",
+        }
+        answer = self.request(method, path, headers=headers, **content)
+        if 200 <= answer.status < 300 and answer.body.get("success", True) is True:
+            return answer
+        raise _error(answer, request_id)
+
+
+def _error(answer: Answer, request_id: str) -> ApiError:
+    """Find the class of an error: the code in the body first, the status only without one."""
+    detail = answer.body.get("errorDetail")
+    detail = detail if isinstance(detail, dict) else answer.body
+    code = detail.get("code")
+    code = int(code) if isinstance(code, int | str) and str(code).isdecimal() else None
+    message = _short_text(detail.get("message")) or "refused without a reason"
+    limited = answer.status == 429 or "rate limit exceeded" in message.lower()
+
+    kind: type[ApiError]
+    if limited:
+        kind = RateLimited
+    elif code in TOKEN_REFUSED:
+        kind = AuthenticationFailed
+    elif code in TRANSIENT:
+        kind = ServiceUnavailable
+    elif code in CUSTOMER_MUST_ACT:
+        kind = CustomerMustAct
+    elif code is not None and answer.status < 500:
+        kind = RequestRejected
+    elif answer.status in (401, 403):
+        kind = AuthenticationFailed
+    elif answer.status in (400, 413, 415, 422):
+        kind = RequestRejected
+    elif answer.status == 404 or 300 <= answer.status < 400:
+        kind = CustomerMustAct  # the SCRT host is not the org's
+    else:
+        kind = ServiceUnavailable
+    return kind(
+        "Salesforce",
+        message,
+        status=answer.status,
+        code="" if code is None else str(code),
+        request_id=request_id,
+        in_doubt=kind is ServiceUnavailable and answer.status != 503,
+        retry_after=retry_after(answer.headers),
+    )
+
+
+def _short_text(value: object) -> str:
+    return value[:255] if isinstance(value, str) else ""
+
+
+def _milliseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1000)

@@ -1,0 +1,290 @@
+"""Reading platform events through the Pub/Sub API, and what they say.
+
+https://developer.salesforce.com/docs/platform/pub-sub-api
+"""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import fastavro
+import grpc
+import grpc.aio
+
+from connector.events import (
+    Event,
+    Ignored,
+    ReplyWritten,
+    Text,
+    UnexpectedPayload,
+    Unsupported,
+    clean,
+    object_of,
+    parse_milliseconds,
+    text_of,
+)
+from connector.salesforce import pubsub
+from connector.salesforce.auth import AccessToken
+
+MOST_OUTSTANDING = 100  # events that one Subscribe call may have under way
+TOP_UP_AT = 20  # ask for more before none is left: at 0 the stream falls silent, and is closed after a minute
+SILENCE_SECONDS = 300.0  # a live stream says something at least every 270 s
+LONGEST_ID = 250
+SCHEMAS_KEPT = 10_000
+
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing from the published stubs
+_ERROR_PREFIX = "sfdc.platform.eventbus.grpc."
+
+
+class Remedy(Enum):
+    """What a broken stream needs: https://developer.salesforce.com/docs/platform/pub-sub-api/guide/handle-errors.html"""
+
+    RECONNECT = "reconnect"
+    NEW_TOKEN = "new token"
+    START_OVER = "start over from the earliest event"
+    SLOW_DOWN = "slow down"
+    CUSTOMER_MUST_ACT = "the customer must act"
+
+
+_REMEDIES = {
+    "service.auth.error": Remedy.NEW_TOKEN,
+    "service.auth.headers.invalid": Remedy.CUSTOMER_MUST_ACT,
+    "service.protection.triggered": Remedy.SLOW_DOWN,
+    "service.protection.stream.limit.triggered": Remedy.SLOW_DOWN,
+    "concurrent.client.limit.exceeded": Remedy.CUSTOMER_MUST_ACT,
+    "service.tenant.license": Remedy.CUSTOMER_MUST_ACT,
+    "topic.not.found": Remedy.CUSTOMER_MUST_ACT,
+    "topic.validation.empty": Remedy.CUSTOMER_MUST_ACT,
+    "topic.meta.permission": Remedy.CUSTOMER_MUST_ACT,
+    "schema.meta.permission": Remedy.CUSTOMER_MUST_ACT,
+    "subscription.topic.cannot.subscribe": Remedy.CUSTOMER_MUST_ACT,
+    "subscription.limit.exceeded": Remedy.CUSTOMER_MUST_ACT,
+    # two spellings are published, with and without the word in front
+    "subscription.fetch.replayid.corrupted": Remedy.START_OVER,
+    "subscription.fetch.replayid.validation.failed": Remedy.START_OVER,
+    "fetch.replayid.corrupted": Remedy.START_OVER,
+    "fetch.replayid.validation.failed": Remedy.START_OVER,
+}
+
+
+class StreamBroken(Exception):
+    """A stream ended; ``remedy`` says what the next one needs, ``code`` is the platform's word for the reason."""
+
+    def __init__(self, remedy: Remedy, code: str) -> None:
+        super().__init__(f"{code or 'no code'}: {remedy.value}")
+        self.remedy, self.code = remedy, code
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformEvent:
+    """One event as it lay on the bus; ``record`` is None where its bytes do not fit the schema."""
+
+    id: str
+    payload: bytes
+    record: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one answer brought (nothing, for a keep-alive) and where to go on after it."""
+
+    events: list[PlatformEvent]
+    replay_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One org's topic, and the names of the two fields that its custom event was given."""
+
+    name: str
+    tenant_id: str
+    type_field: str
+    payload_field: str
+
+
+_schemas: dict[str, Any] = {}  # by schema id, which is a hash of the schema and so the same for all orgs
+
+
+def open_channel(endpoint: str, *, plaintext: bool) -> grpc.aio.Channel:
+    """Open a connection that many streams share; the credentials travel with each call."""
+    options = [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000)]
+    if plaintext:
+        return grpc.aio.insecure_channel(endpoint, options=options)
+    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=options)
+
+
+async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, replay_id: bytes) -> AsyncIterator[Page]:
+    """Read a topic after ``replay_id``, or from its earliest event where that is empty.
+
+    More is asked for only when the caller comes back for the next page, that is, after it has stored the last one.
+
+    :raises StreamBroken: when the stream ends, for whatever reason
+    """
+    metadata = (
+        ("accesstoken", token.value),
+        ("instanceurl", token.instance_url),
+        ("tenantid", topic.tenant_id),
+    )
+    subscribe: Any = channel.stream_stream(
+        f"/{pubsub.SERVICE}/Subscribe",
+        request_serializer=pubsub.FetchRequest.SerializeToString,
+        response_deserializer=pubsub.FetchResponse.FromString,
+    )
+    call = subscribe(metadata=metadata)
+    try:
+        await call.write(
+            pubsub.FetchRequest(
+                topic_name=topic.name,
+                replay_preset=pubsub.CUSTOM if replay_id else pubsub.EARLIEST,
+                replay_id=replay_id,
+                num_requested=MOST_OUTSTANDING,
+            )
+        )
+        while True:
+            answer = await _read(call)
+            events = [await _decode(channel, metadata, each) for each in answer.events]
+            position = answer.events[-1].replay_id if answer.events else answer.latest_replay_id
+            yield Page(events, bytes(position))
+            if answer.pending_num_requested <= TOP_UP_AT:
+                more = MOST_OUTSTANDING - answer.pending_num_requested
+                await call.write(pubsub.FetchRequest(topic_name=topic.name, num_requested=more))
+    except grpc.RpcError as exc:
+        raise _broken(exc) from exc
+    except grpc.aio.UsageError as exc:  # a write to a stream that has just ended
+        raise StreamBroken(Remedy.RECONNECT, "the stream had ended") from exc
+    finally:
+        call.cancel()
+
+
+async def _read(call: Any) -> Any:
+    try:
+        answer = await asyncio.wait_for(call.read(), SILENCE_SECONDS)
+    except TimeoutError:
+        raise StreamBroken(Remedy.RECONNECT, f"silent for {SILENCE_SECONDS:.0f} s") from None
+    if answer is _END:
+        if await call.code() is not grpc.StatusCode.OK:
+            raise _broken_status(await call.code(), await call.trailing_metadata())
+        raise StreamBroken(Remedy.RECONNECT, "ended by Salesforce")
+    return answer
+
+
+def _broken(exc: grpc.RpcError) -> StreamBroken:
+    if isinstance(exc, grpc.aio.AioRpcError):
+        return _broken_status(exc.code(), exc.trailing_metadata())
+    return StreamBroken(Remedy.RECONNECT, type(exc).__name__)
+
+
+def _broken_status(status: grpc.StatusCode, trailing: Any) -> StreamBroken:
+    code = str(dict(trailing or ()).get("error-code", ""))[:200]
+    remedy = _REMEDIES.get(code.removeprefix(_ERROR_PREFIX))
+    if remedy is None:
+        remedy = Remedy.NEW_TOKEN if status is grpc.StatusCode.UNAUTHENTICATED else Remedy.RECONNECT
+    return StreamBroken(remedy, code or status.name)
+
+
+async def _decode(channel: grpc.aio.Channel, metadata: Any, consumed: Any) -> PlatformEvent:
+    event = consumed.event
+    payload = bytes(event.payload)
+    schema = await _schema(channel, metadata, event.schema_id)
+    try:
+        record = fastavro.schemaless_reader(io.BytesIO(payload), schema, None)
+    except (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError):
+        record = None
+    return PlatformEvent(event.id, payload, record if isinstance(record, dict) else None)
+
+
+async def _schema(channel: grpc.aio.Channel, metadata: Any, schema_id: str) -> Any:
+    """Fetch the Avro schema of an event once; it takes about a second there."""
+    if schema_id not in _schemas:
+        get_schema = channel.unary_unary(
+            f"/{pubsub.SERVICE}/GetSchema",
+            request_serializer=pubsub.SchemaRequest.SerializeToString,
+            response_deserializer=pubsub.SchemaInfo.FromString,
+        )
+        info = await get_schema(pubsub.SchemaRequest(schema_id=schema_id), metadata=metadata, timeout=20)
+        try:
+            parsed = fastavro.parse_schema(json.loads(info.schema_json))
+        except (ValueError, fastavro.schema.SchemaParseException) as exc:
+            raise StreamBroken(Remedy.SLOW_DOWN, "the schema cannot be read") from exc
+        if len(_schemas) >= SCHEMAS_KEPT:
+            _schemas.clear()
+        _schemas[schema_id] = parsed
+    return _schemas[schema_id]
+
+
+def created_at(event: PlatformEvent) -> datetime | None:
+    """Say when the event was published, None where it does not tell."""
+    try:
+        return parse_milliseconds((event.record or {}).get("CreatedDate"), "CreatedDate")
+    except UnexpectedPayload:
+        return None
+
+
+def parse_event(event: PlatformEvent, topic: Topic) -> Event:
+    """Turn one platform event into what it says.
+
+    https://developer.salesforce.com/docs/service/messaging-partner/references
+
+    :raises UnexpectedPayload: if it cannot be read; the text names the field
+    """
+    if event.record is None:
+        raise UnexpectedPayload("the event does not fit its Avro schema")
+    event_type = event.record.get(topic.type_field)
+    if not isinstance(event_type, str):
+        raise UnexpectedPayload(f"{topic.type_field} is missing")
+    if event_type != "Interaction":
+        return Ignored(clean(event_type)[:50])
+    try:
+        payload = json.loads(event.record.get(topic.payload_field) or "")
+    except (ValueError, TypeError):
+        raise UnexpectedPayload(f"{topic.payload_field} is not JSON") from None
+    if not isinstance(payload, dict):
+        raise UnexpectedPayload(f"{topic.payload_field} is not an object")
+    # one published sample has the entry's fields beside channelAddressIdentifier
+    entry = object_of(payload, "payload") if "payload" in payload else payload
+    return _parse_entry(payload, entry)
+
+
+def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritten | Ignored:
+    entry_type = text_of(entry, "entryType", most=100)
+    if entry_type != "Message":
+        return Ignored(entry_type[:50])
+    sender = object_of(entry, "sender")
+    if sender.get("role") == "EndUser":
+        return Ignored("the end user's own message")
+    inner = entry.get("entryPayload")
+    if isinstance(inner, str):  # sibling APIs nest it as text
+        try:
+            inner = json.loads(inner)
+        except ValueError:
+            raise UnexpectedPayload("entryPayload is not JSON") from None
+    if not isinstance(inner, dict):
+        raise UnexpectedPayload("entryPayload is missing or not an object")
+    written_at = entry.get("transcriptedTimestamp") or entry.get("clientTimestamp")
+    return ReplyWritten(
+        entry=text_of(entry, "identifier", most=LONGEST_ID),
+        channel_address=text_of(envelope, "channelAddressIdentifier", most=LONGEST_ID),
+        conversation=clean(str(envelope.get("conversationIdentifier") or ""))[:LONGEST_ID],
+        end_user=text_of(object_of(envelope, "recipient"), "subject", most=LONGEST_ID),
+        content=_content(object_of(inner, "abstractMessage")),
+        written_at=parse_milliseconds(written_at, "transcriptedTimestamp"),
+    )
+
+
+def _content(message: dict[str, Any]) -> Text | Unsupported:
+    message_type = text_of(message, "messageType", most=100)
+    if message_type != "StaticContentMessage":
+        return Unsupported(message_type)
+    content = object_of(message, "staticContent")
+    format_type = text_of(content, "formatType", most=100)
+    if format_type != "Text":
+        return Unsupported(format_type)
+    text = content.get("text")
+    if not isinstance(text, str) or not clean(text).strip():
+        raise UnexpectedPayload("staticContent.text is missing or empty")
+    return Text(clean(text))

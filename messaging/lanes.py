@@ -1,0 +1,367 @@
+"""The lane protocol: arrive, claim, record and release, renew.
+
+A lane is one direction of one conversation. One process at a time holds its lease and carries what waits in it, in
+order of position. Everything here is a statement or two on PostgreSQL; callers own the transaction. Rows are locked in
+one order everywhere, lanes by id before messages by id, so that batches do not wait for each other in a circle.
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connection
+
+from messaging.models import Direction, Outcome, Status
+
+LEASE_SECONDS = 20
+FIRST_BACKOFF_SECONDS = 1.0
+LONGEST_BACKOFF_SECONDS = 20.0  # what waits is under way again within half a minute of the cause going away
+
+
+class Way(NamedTuple):
+    """Which lane: a conversation and a direction."""
+
+    conversation_id: int
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Room that was made in a lane: the position of the first arrival, and how far the lane had got."""
+
+    lane_id: int
+    position: int
+    carried_until: datetime | None
+
+
+@dataclass(slots=True)
+class Claim:
+    """A lane that this process holds."""
+
+    lane_id: int
+    org_id: int
+    conversation_id: int
+    direction: Direction
+    lease_id: UUID
+    seen: int  # arrivals when it was claimed
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The next message of a lane."""
+
+    id: int
+    lane_id: int
+    org_id: int
+    conversation_id: int
+    channel_id: int
+    sender_id: int | None
+    uuid: UUID
+    text: str
+    written_at: datetime
+    subject: str  # the end user, as the far side knows them
+    more: bool  # others wait behind it
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How the try of a message ended."""
+
+    claim: Claim
+    message: Waiting
+    attempt_id: int
+    outcome: Outcome
+    status: int | None = None
+    code: str = ""
+    detail: str = ""
+    request_id: str = ""
+    retry_after: float | None = None
+    conversation_identifier: str = ""
+
+
+def query(sql: str, parameters: Sequence[Any]) -> list[Any]:
+    """Run one statement, and give its rows where it has some."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def create_lanes(org_id: int, conversation_ids: Sequence[int]) -> None:
+    """Give conversations their lanes, where they have none."""
+    query(
+        """INSERT INTO messaging_lane (org_id, conversation_id, direction, position, arrivals, failures)
+           SELECT %s, conversation_id, direction, 0, 0, 0
+           FROM unnest(%s::bigint[]) AS conversation_id, unnest(%s::text[]) AS direction
+           ON CONFLICT DO NOTHING""",
+        [org_id, list(conversation_ids), Direction.values],
+    )
+
+
+def arrive(org_id: int, arrivals: Mapping[Way, int]) -> dict[Way, Room]:
+    """Make room for arrivals: lock their lanes in sorted order, give out positions, and make the lanes due.
+
+    The counter ``arrivals`` tells a process that is about to release the lane that something came while it looked.
+
+    :param arrivals: how many messages come into each lane; 0 rings the lane without taking a position
+    """
+    ways = list(arrivals)
+    locked = query(
+        """SELECT lane.id, lane.conversation_id, lane.direction, lane.position, lane.carried_until
+           FROM messaging_lane lane
+           JOIN unnest(%s::bigint[], %s::text[]) AS way (conversation_id, direction)
+             ON lane.conversation_id = way.conversation_id AND lane.direction = way.direction
+           WHERE lane.org_id = %s
+           ORDER BY lane.id FOR NO KEY UPDATE OF lane""",
+        [[way.conversation_id for way in ways], [way.direction.value for way in ways], org_id],
+    )
+    rooms = {
+        Way(conversation_id, Direction(direction)): Room(lane_id, position + 1, carried_until)
+        for lane_id, conversation_id, direction, position, carried_until in locked
+    }
+    query(
+        """UPDATE messaging_lane SET position = position + come.n, arrivals = arrivals + 1,
+               due_at = LEAST(due_at, clock_timestamp())
+           FROM unnest(%s::bigint[], %s::int[]) AS come (lane_id, n)
+           WHERE messaging_lane.id = come.lane_id AND messaging_lane.org_id = %s""",
+        [[room.lane_id for room in rooms.values()], [arrivals[way] for way in rooms], org_id],
+    )
+    return rooms
+
+
+def claim(most: int) -> list[Claim]:
+    """Take due lanes that nobody holds, or whose holder's lease ran out, those that have waited longest first."""
+    rows = query(
+        """WITH due AS (
+               SELECT id FROM messaging_lane
+               WHERE due_at <= clock_timestamp()
+                 AND (retry_at IS NULL OR retry_at <= clock_timestamp())
+                 AND (leased_until IS NULL OR leased_until < clock_timestamp())
+               ORDER BY due_at, id LIMIT %s
+               FOR NO KEY UPDATE SKIP LOCKED)
+           UPDATE messaging_lane lane
+           SET lease_id = gen_random_uuid(), leased_until = clock_timestamp() + make_interval(secs => %s)
+           FROM due WHERE lane.id = due.id
+           RETURNING lane.id, lane.org_id, lane.conversation_id, lane.direction, lane.lease_id, lane.arrivals,
+               lane.failures""",
+        [most, LEASE_SECONDS],
+    )
+    return [
+        Claim(lane_id, org_id, conversation_id, Direction(direction), lease_id, seen, failures)
+        for lane_id, org_id, conversation_id, direction, lease_id, seen, failures in rows
+    ]
+
+
+def renew(claims: Iterable[Claim]) -> set[int]:
+    """Prolong leases, and name the lanes that are still held under them."""
+    mine = set(_lock_mine(claims))
+    query(
+        "UPDATE messaging_lane SET leased_until = clock_timestamp() + make_interval(secs => %s) WHERE id = ANY(%s)",
+        [LEASE_SECONDS, list(mine)],
+    )
+    return mine
+
+
+def _lock_mine(claims: Iterable[Claim]) -> dict[int, int]:
+    """Lock lanes in sorted order, and give the arrivals of those that are still held: the fence of every record."""
+    held = {each.lane_id: each.lease_id for each in claims}
+    rows = query(
+        "SELECT id, lease_id, arrivals FROM messaging_lane WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+        [sorted(held)],
+    )
+    return {lane_id: arrivals for lane_id, lease_id, arrivals in rows if lease_id == held[lane_id]}
+
+
+def first_waiting(lane_ids: Sequence[int]) -> dict[int, Waiting]:
+    """Read the next message of each lane; lanes in which none waits are left out."""
+    rows = query(
+        """SELECT head.id, head.lane_id, head.org_id, head.conversation_id, head.channel_id, head.sender_id, head.uuid,
+               head.text, head.written_at, conversation.subject,
+               EXISTS (SELECT 1 FROM messaging_message next
+                       WHERE next.lane_id = lane.id AND next.status = 'pending' AND next.position > head.position)
+           FROM unnest(%s::bigint[]) AS lane (id)
+           CROSS JOIN LATERAL (
+               SELECT * FROM messaging_message
+               WHERE messaging_message.lane_id = lane.id AND messaging_message.status = 'pending'
+               ORDER BY position LIMIT 1) AS head
+           JOIN messaging_conversation conversation ON conversation.id = head.conversation_id""",
+        [list(lane_ids)],
+    )
+    return {row[1]: Waiting(*row) for row in rows}
+
+
+def open_attempts(heads: Iterable[tuple[Claim, Waiting]]) -> dict[int, int]:
+    """Note that messages are about to be tried, and give the attempt's id by message.
+
+    An attempt of before that was never ended is one whose process died: what became of it is in doubt.
+    """
+    pairs = list(heads)
+    message_ids = [message.id for _, message in pairs]
+    query(
+        """UPDATE messaging_attempt SET outcome = 'in doubt', ended_at = clock_timestamp(),
+               detail = 'the process that made this try is gone'
+           WHERE message_id = ANY(%s) AND outcome = 'open'""",
+        [message_ids],
+    )
+    rows = query(
+        """INSERT INTO messaging_attempt
+               (org_id, message_id, lease_id, started_at, outcome, code, detail, request_id)
+           SELECT org_id, message_id, lease_id, clock_timestamp(), 'open', '', '', ''
+           FROM unnest(%s::bigint[], %s::bigint[], %s::uuid[]) AS try (org_id, message_id, lease_id)
+           RETURNING message_id, id""",
+        [[claim.org_id for claim, _ in pairs], message_ids, [claim.lease_id for claim, _ in pairs]],
+    )
+    return dict(rows)
+
+
+def record(results: Sequence[Result]) -> list[tuple[Claim, Waiting]]:
+    """Write down how tries ended, release the lanes that are done or must pause, and give what the others carry next.
+
+    A result whose lane was taken over meanwhile does not count: who holds the lane now found the open attempt and
+    decides. A status moves only from pending, since a report can be faster than the answer to the send.
+    """
+    arrivals = _lock_mine(result.claim for result in results)
+    counted = sorted((each for each in results if each.claim.lane_id in arrivals), key=lambda each: each.message.id)
+    _end_attempts(counted)
+    _advance_messages(counted)
+    _name_conversations(counted)
+
+    looked: list[Result] = []
+    for result in counted:
+        if result.outcome in (Outcome.RETRY, Outcome.IN_DOUBT):
+            continue
+        # nothing waited behind it when we looked, and nothing came since: no need to look again
+        if result.message.more or arrivals[result.claim.lane_id] != result.claim.seen:
+            looked.append(result)
+    heads = first_waiting([result.claim.lane_id for result in looked]) if looked else {}
+    going_on = [result for result in looked if result.claim.lane_id in heads]
+    for result in going_on:
+        result.claim.seen, result.claim.failures = arrivals[result.claim.lane_id], 0
+    _keep(going_on)
+    _release([(each, backoff(each)) for each in counted if each.claim.lane_id not in heads])
+    return [(result.claim, heads[result.claim.lane_id]) for result in going_on]
+
+
+def _end_attempts(results: Sequence[Result]) -> None:
+    query(
+        """UPDATE messaging_attempt SET ended_at = clock_timestamp(), outcome = ended.outcome, status = ended.status,
+               code = ended.code, detail = ended.detail, request_id = ended.request_id
+           FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[])
+               AS ended (id, outcome, status, code, detail, request_id)
+           WHERE messaging_attempt.id = ended.id AND messaging_attempt.outcome = 'open'""",
+        [
+            [each.attempt_id for each in results],
+            [each.outcome.value for each in results],
+            [each.status for each in results],
+            [each.code[:100] for each in results],
+            [each.detail[:300] for each in results],
+            [each.request_id[:100] for each in results],
+        ],
+    )
+
+
+def _advance_messages(results: Sequence[Result]) -> None:
+    """Move messages forward; ``results`` are in the order of the messages' ids."""
+    ids = [each.message.id for each in results]
+    query("SELECT 1 FROM messaging_message WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [ids])
+    reached = {Outcome.SENT: Status.SENT, Outcome.REFUSED: Status.FAILED}
+    query(
+        """UPDATE messaging_message SET tries = tries + 1, status = COALESCE(tried.status, messaging_message.status),
+               status_at = CASE WHEN tried.status IS NULL THEN status_at ELSE clock_timestamp() END,
+               error_code = tried.code, error = tried.detail
+           FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]) AS tried (id, status, code, detail)
+           WHERE messaging_message.id = tried.id AND messaging_message.status = 'pending'""",
+        [
+            ids,
+            [reached[each.outcome].value if each.outcome in reached else None for each in results],
+            [each.code[:100] for each in results],
+            [each.detail[:300] for each in results],
+        ],
+    )
+
+
+def _name_conversations(results: Sequence[Result]) -> None:
+    """Keep the id that Salesforce gave a conversation."""
+    named = {each.claim.conversation_id: each.conversation_identifier for each in results if each.conversation_identifier}
+    if not named:
+        return
+    ids = sorted(named)
+    changed = query(
+        """SELECT conversation.id FROM messaging_conversation conversation
+           JOIN unnest(%s::bigint[], %s::text[]) AS named (id, identifier) ON named.id = conversation.id
+           WHERE conversation.identifier <> named.identifier
+           ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
+        [ids, [named[each] for each in ids]],
+    )
+    for (conversation_id,) in changed:
+        query(
+            "UPDATE messaging_conversation SET identifier = %s WHERE id = %s",
+            [named[conversation_id], conversation_id],
+        )
+
+
+def backoff(result: Result) -> float:
+    """Say how many seconds a lane pauses after a result, 0 for none."""
+    if result.outcome not in (Outcome.RETRY, Outcome.IN_DOUBT):
+        return 0.0
+    return backoff_seconds(result.claim.failures, result.retry_after)
+
+
+def backoff_seconds(failures: int, retry_after: float | None) -> float:
+    """Double the pause with each failure in a row, with jitter, and wait at least as long as the far side asks."""
+    longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(failures, 10))
+    return max(retry_after or 0.0, random.uniform(longest / 2, longest))
+
+
+def _keep(results: Sequence[Result]) -> None:
+    query(
+        """UPDATE messaging_lane SET failures = 0, retry_at = NULL,
+               leased_until = clock_timestamp() + make_interval(secs => %s),
+               carried_until = GREATEST(carried_until, kept.written_at)
+           FROM unnest(%s::bigint[], %s::timestamptz[]) AS kept (id, written_at)
+           WHERE messaging_lane.id = kept.id""",
+        [LEASE_SECONDS, [each.claim.lane_id for each in results], [each.message.written_at for each in results]],
+    )
+
+
+def _release(results: Sequence[tuple[Result, float]]) -> None:
+    query(
+        """UPDATE messaging_lane SET lease_id = NULL, leased_until = NULL, failures = freed.failures,
+               carried_until = GREATEST(carried_until, freed.written_at),
+               retry_at = clock_timestamp() + make_interval(secs => NULLIF(freed.pause, 0)),
+               due_at = clock_timestamp() + make_interval(secs => NULLIF(freed.pause, 0))
+           FROM unnest(%s::bigint[], %s::int[], %s::float8[], %s::timestamptz[])
+               AS freed (id, failures, pause, written_at)
+           WHERE messaging_lane.id = freed.id""",
+        [
+            [each.claim.lane_id for each, _ in results],
+            [each.claim.failures + 1 if pause else 0 for each, pause in results],
+            [pause for _, pause in results],
+            [None if pause else each.message.written_at for each, pause in results],
+        ],
+    )
+
+
+def hand_back(claims: Iterable[Claim], *, pause: float = 0.0, done: bool = False) -> None:
+    """Release lanes without the try of a message; they stay due unless ``done`` and nothing came meanwhile."""
+    held = {each.lane_id: each for each in claims}
+    mine = _lock_mine(held.values())
+    query(
+        """UPDATE messaging_lane SET lease_id = NULL, leased_until = NULL, failures = freed.failures,
+               retry_at = clock_timestamp() + make_interval(secs => NULLIF(%s, 0)::float8),
+               due_at = CASE WHEN %s AND arrivals = freed.seen THEN NULL
+                             ELSE clock_timestamp() + make_interval(secs => %s) END
+           FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS freed (id, seen, failures)
+           WHERE messaging_lane.id = freed.id""",
+        [
+            pause,
+            done,
+            pause,
+            list(mine),
+            [held[each].seen for each in mine],
+            [held[each].failures + 1 if pause else 0 for each in mine],
+        ],
+    )

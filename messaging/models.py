@@ -1,0 +1,225 @@
+"""What arrived, what must go out, and how far it got. The rows are the queue: nothing else remembers work."""
+
+from uuid import uuid4
+
+from django.db import models
+from django.db.models import F, Q
+
+from tenants.models import Channel, InfobipAccount, Org, Sender
+
+
+class Direction(models.TextChoices):
+    """What a lane carries; inbound is towards the rep, as Salesforce says it."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+    RECEIPTS = "receipts"  # not messages: the difference between the state that messages reached and the state told
+
+
+class Status(models.TextChoices):
+    """How far a message got. It only ever moves forward: receipts come late, twice, and before the answer to the send."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    READ = "read"
+    FAILED = "failed"
+
+
+# FAILED is not the end: a message whose outcome was unknown may be reported delivered after all
+MAY_FOLLOW: dict[Status, list[Status]] = {
+    Status.SENT: [Status.PENDING],
+    Status.DELIVERED: [Status.PENDING, Status.SENT, Status.FAILED],
+    Status.READ: [Status.PENDING, Status.SENT, Status.DELIVERED, Status.FAILED],
+    Status.FAILED: [Status.PENDING, Status.SENT],
+}
+
+
+class Outcome(models.TextChoices):
+    """How one try ended."""
+
+    OPEN = "open"  # under way, or its process died
+    SENT = "sent"
+    REFUSED = "refused"  # for good
+    RETRY = "retry"  # not taken, to be sent again
+    IN_DOUBT = "in doubt"  # perhaps taken: no answer came, or its process died
+
+
+class EventSubscription(models.Model):
+    """One org's stream of platform events: how far it was read, and which process reads it."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="event_subscriptions", db_constraint=False)
+    topic = models.CharField(max_length=200)
+    replay_id = models.BinaryField(default=bytes, help_text="opaque; empty before anything was read")
+    since = models.DateTimeField(help_text="events created before this are not for us")
+    lease_id = models.UUIDField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+    not_before = models.DateTimeField(null=True, blank=True, help_text="when to open the stream again after trouble")
+    failures = models.PositiveIntegerField(default=0)
+    problem = models.CharField(max_length=300, blank=True)
+    last_answer_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "topic"], name="subscription_topic_in_org")]
+
+    def __str__(self) -> str:
+        return self.topic
+
+
+class ReceivedEvent(models.Model):
+    """One raw arrival, kept as it came, and known again when it is repeated."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="received_events", db_constraint=False)
+    account = models.ForeignKey(
+        InfobipAccount, models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
+    )
+    subscription = models.ForeignKey(
+        EventSubscription, models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
+    )
+    key = models.CharField(max_length=300)
+    body = models.BinaryField()
+    received_at = models.DateTimeField(db_index=True)
+    kind = models.CharField(max_length=60, blank=True)
+    problem = models.CharField(max_length=300, blank=True, help_text="why it had no effect; empty if it had")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "account", "key"], name="arrival_of_account_once"),
+            models.UniqueConstraint(fields=["org", "subscription", "key"], name="arrival_of_subscription_once"),
+            models.CheckConstraint(
+                condition=Q(account__isnull=False) ^ Q(subscription__isnull=False), name="arrival_has_one_source"
+            ),
+        ]
+        indexes = [models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Conversation(models.Model):
+    """One end user on one channel."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="conversations", db_constraint=False)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="conversations", db_constraint=False)
+    subject = models.CharField("end user", max_length=150, help_text="the first address seen; Salesforce's `from`")
+    name = models.CharField(max_length=200, blank=True)
+    identifier = models.CharField(max_length=255, blank=True, help_text="Salesforce's id of it")
+    last_sender = models.ForeignKey(Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False)
+    window_closes_at = models.DateTimeField(null=True, blank=True, help_text="24 hours after the end user last wrote")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "channel", "subject"], name="conversation_of_end_user")]
+
+    def __str__(self) -> str:
+        return f"conversation {self.pk}"
+
+
+class Address(models.Model):
+    """An address of an end user: a phone number or a business-scoped user id, the subject among them."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="addresses", db_constraint=False)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="+", db_constraint=False)
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="addresses", db_constraint=False)
+    address = models.CharField(max_length=150)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "channel", "address"], name="address_on_channel")]
+
+    def __str__(self) -> str:
+        return f"address {self.pk}"
+
+
+class Lane(models.Model):
+    """One direction of one conversation, carried by one process at a time; the protocol is in lanes.py."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="lanes", db_constraint=False)
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="lanes", db_constraint=False)
+    direction = models.CharField(max_length=10, choices=Direction.choices)
+    position = models.BigIntegerField(default=0, help_text="the last one given to a message")
+    arrivals = models.BigIntegerField(default=0, help_text="grows with each arrival; release compares it")
+    due_at = models.DateTimeField(null=True, blank=True, help_text="empty: nothing to do")
+    retry_at = models.DateTimeField(null=True, blank=True, help_text="not before; an arrival does not override it")
+    failures = models.PositiveIntegerField(default=0, help_text="tries in a row that must be repeated")
+    carried_until = models.DateTimeField(null=True, blank=True, help_text="when the youngest that left was written")
+    lease_id = models.UUIDField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "conversation", "direction"], name="lane_of_conversation"),
+            models.CheckConstraint(
+                condition=Q(lease_id__isnull=True, leased_until__isnull=True)
+                | Q(lease_id__isnull=False, leased_until__isnull=False),
+                name="lane_lease_whole",
+            ),
+        ]
+        indexes = [models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="lane_due")]
+
+    def __str__(self) -> str:
+        return f"{self.direction} lane {self.pk}"
+
+
+class Message(models.Model):
+    """One thing to deliver. Long texts are several messages of one source entry."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="messages", db_constraint=False)
+    lane = models.ForeignKey(Lane, models.CASCADE, related_name="messages", db_constraint=False)
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="messages", db_constraint=False)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="+", db_constraint=False)
+    sender = models.ForeignKey(Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False)
+    direction = models.CharField(max_length=10, choices=Direction.choices[:2])
+    position = models.BigIntegerField()
+    uuid = models.UUIDField(default=uuid4, editable=False, help_text="the id that both platforms see")
+    source_entry = models.CharField(max_length=250, help_text="the id given by the platform that it came from")
+    part = models.PositiveSmallIntegerField(default=0)
+    text = models.TextField()
+    written_at = models.DateTimeField()
+    created_at = models.DateTimeField()
+    late = models.BooleanField(default=False, help_text="younger ones had already gone out when it came")
+    status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
+    status_at = models.DateTimeField()
+    tries = models.PositiveIntegerField(default=0)
+    error_code = models.CharField(max_length=100, blank=True)
+    error = models.CharField(max_length=300, blank=True)
+    told = models.CharField(max_length=10, choices=Status.choices, blank=True, help_text="last state told Salesforce")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "uuid"], name="message_uuid"),
+            models.UniqueConstraint(fields=["org", "lane", "position"], name="message_position_in_lane"),
+            models.UniqueConstraint(fields=["org", "channel", "source_entry", "part"], name="message_of_entry_once"),
+        ]
+        indexes = [
+            models.Index(fields=["lane", "position"], condition=Q(status="pending"), name="message_waiting"),
+            models.Index(
+                fields=["conversation"],
+                condition=Q(direction="outbound", status__in=["delivered", "read"]) & ~Q(told=F("status")),
+                name="message_to_tell",
+            ),
+            models.Index(fields=["org", "-created_at"], name="message_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+
+class Attempt(models.Model):
+    """One try to deliver a message, committed before the call, so that a death in between leaves a trace."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="attempts", db_constraint=False)
+    message = models.ForeignKey(Message, models.CASCADE, related_name="attempts", db_constraint=False)
+    lease_id = models.UUIDField()
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices, default=Outcome.OPEN)
+    status = models.PositiveSmallIntegerField("HTTP status", null=True, blank=True)
+    code = models.CharField(max_length=100, blank=True)
+    detail = models.CharField(max_length=300, blank=True)
+    request_id = models.CharField(max_length=100, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["message"], condition=Q(outcome="open"), name="attempt_open")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.pk}"

@@ -1,0 +1,1 @@
+"""The reps' WhatsApp templates panel."""

@@ -1,0 +1,64 @@
+"""Customers, for our operators: to look at, without secrets."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from tenants.broker import refusals_today
+from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
+
+
+class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is no generic when it runs
+    """Shows rows and changes none: set-up has its own doors, which check what they are given."""
+
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Org)
+class OrgAdmin(ReadOnly):
+    list_display = ["name", "salesforce_id", "created_at"]
+    search_fields = ["name", "salesforce_id"]
+
+
+@admin.register(SalesforceConnection)
+class SalesforceConnectionAdmin(ReadOnly):
+    list_display = ["org", "base_url", "username", "updated_at"]
+    list_select_related = ["org"]
+    exclude = ["private_key"]
+
+
+@admin.register(InfobipAccount)
+class InfobipAccountAdmin(ReadOnly):
+    list_display = ["name", "org", "base_url", "updated_at", "refused_today"]
+    list_select_related = ["org"]
+    exclude = ["api_key", "webhook_secret", "previous_webhook_secret", "handover_token"]
+    readonly_fields = ["webhook_url", "handover_url", "refused_today"]
+
+    @admin.display(description="webhooks refused today")
+    def refused_today(self, account: InfobipAccount) -> str:
+        """Name what the door turned away, by reason."""
+        counts = refusals_today(account.pk)
+        return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items())) or "none"
+
+
+@admin.register(Channel)
+class ChannelAdmin(ReadOnly):
+    list_display = ["name", "org", "developer_name", "channel_address_identifier"]
+    list_select_related = ["org"]
+
+
+@admin.register(Sender)
+class SenderAdmin(ReadOnly):
+    list_display = ["number", "org", "account", "channel", "chatbot_first"]
+    list_select_related = ["org", "account", "channel"]
+    search_fields = ["=number"]

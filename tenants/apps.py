@@ -1,0 +1,11 @@
+from django.apps import AppConfig
+from django.db.backends.signals import connection_created
+
+
+class TenantsConfig(AppConfig):
+    name = "tenants"
+
+    def ready(self) -> None:
+        from tenants import checks, tenancy  # noqa: F401 (checks register themselves)
+
+        connection_created.connect(tenancy.scope_new_connection)

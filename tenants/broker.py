@@ -1,0 +1,70 @@
+"""The shared, forgettable memory in Redis, for callers who must not wait for it when it is down."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import redis
+import structlog
+from django.conf import settings
+
+log = structlog.get_logger(__name__)
+Result = TypeVar("Result")
+
+PAUSE_SECONDS = 2.0  # after a failure nobody tries again for so long
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self.client: Any = None
+        self.closed_until = 0.0
+        self.lock = threading.Lock()
+
+
+_memory = _Memory()
+
+
+def remember(call: Callable[[Any], Result], *, otherwise: Result) -> Result:
+    """Call with a Redis client; while Redis does not answer, give ``otherwise`` at once."""
+    if time.monotonic() < _memory.closed_until:
+        return otherwise
+    try:
+        return call(_client())
+    except redis.RedisError as exc:
+        _memory.closed_until = time.monotonic() + PAUSE_SECONDS
+        log.warning("redis does not answer", error=type(exc).__name__)
+        return otherwise
+
+
+def _client() -> Any:
+    with _memory.lock:
+        if _memory.client is None:
+            # `retry=None` means none: the default repeats for seconds
+            _memory.client = redis.Redis.from_url(
+                settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=0.5, retry=None, decode_responses=True
+            )
+        return _memory.client
+
+
+REFUSALS_KEPT_SECONDS = 8 * 24 * 3600
+
+
+def count_refusal(account_id: int | None, reason: str) -> None:
+    """Count a webhook that was turned away, so that an operator sees a wrong secret or an attack."""
+    key = f"connector:refused:{datetime.now(UTC):%Y-%m-%d}"
+
+    def count(redis: Any) -> None:
+        redis.hincrby(key, f"{account_id or '-'}:{reason}", 1)
+        redis.expire(key, REFUSALS_KEPT_SECONDS)
+
+    remember(count, otherwise=None)
+
+
+def refusals_today(account_id: int | None) -> dict[str, int]:
+    """Read today's count of refused webhooks by reason; nothing while Redis is down."""
+    key = f"connector:refused:{datetime.now(UTC):%Y-%m-%d}"
+    counts: dict[str, str] = remember(lambda redis: redis.hgetall(key), otherwise={})
+    prefix = f"{account_id or '-'}:"
+    return {field.removeprefix(prefix): int(n) for field, n in counts.items() if field.startswith(prefix)}

@@ -1,0 +1,228 @@
+"""How an org comes to be: from a document, all of it in one step."""
+
+import re
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from django.db import transaction
+from rest_framework import serializers
+
+from connector.http import AddressRefused
+from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
+from tenants.tenancy import every_org
+
+SMALLEST_KEY = 2048  # bits; Salesforce takes RS256 only
+
+
+class SetupProblem(Exception):
+    """What is wrong with a set-up, by the place in the document."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__("\n".join(f"{place}: {what}" for place, what in problems.items()))
+        self.problems = problems
+
+
+class _OrgSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=200)
+    orgId = serializers.RegexField(
+        r"^00D[a-zA-Z0-9]{12}([A-Z0-5]{3})?$",
+        error_messages={"invalid": "An org id begins with 00D and has 15 or 18 letters and digits."},
+    )
+    baseUrl = serializers.CharField(max_length=300)
+    scrtUrl = serializers.CharField(max_length=300)
+    pubsubEndpoint = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
+    consumerKey = serializers.CharField(max_length=300)
+    username = serializers.CharField(max_length=200)
+    privateKey = serializers.CharField()
+
+    def validate_orgId(self, value: str) -> str:
+        whole = long_org_id(value[:15])
+        if len(value) == 18 and value != whole:
+            raise serializers.ValidationError("The last three characters do not fit the others; a letter is wrong.")
+        return whole
+
+    def validate_privateKey(self, value: str) -> str:
+        try:
+            key = load_pem_private_key(value.encode(), password=None)
+        except (ValueError, TypeError):
+            key = None
+        if not isinstance(key, RSAPrivateKey) or key.key_size < SMALLEST_KEY:
+            raise serializers.ValidationError(f"Give an RSA key of {SMALLEST_KEY} bits or more, in PEM form, unencrypted.")
+        return value
+
+
+class _AccountSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=100)
+    baseUrl = serializers.CharField(max_length=300)
+    apiKey = serializers.CharField(max_length=500)
+    webhookSecret = serializers.CharField(max_length=255, trim_whitespace=False)
+    signatureHeader = serializers.RegexField(r"^[A-Za-z0-9-]+$", max_length=100, required=False, default="")
+    handoverToken = serializers.CharField(max_length=255, required=False, allow_blank=True, default="")
+
+
+class _SenderSerializer(serializers.Serializer[Any]):
+    account = serializers.CharField(max_length=100)
+    number = serializers.CharField(max_length=40)
+    chatbotFirst = serializers.BooleanField(required=False, default=False)
+
+    def validate_number(self, value: str) -> str:
+        digits = re.sub(r"[+\s()-]", "", value)
+        if not re.fullmatch(r"[1-9]\d{5,19}", digits):
+            raise serializers.ValidationError("Give the number with its country code, such as 447700900123.")
+        return digits
+
+
+class _ChannelSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(max_length=200)
+    developerName = serializers.CharField(max_length=100)
+    authorizationContext = serializers.CharField(max_length=100)
+    channelAddressIdentifier = serializers.CharField(max_length=240)
+    customEventName = serializers.RegexField(
+        r"^[A-Za-z]\w*__(e|chn)$",
+        max_length=100,
+        error_messages={"invalid": "The API name of a platform event ends with __e, such as Infobip_Event__e."},
+    )
+    customEventTypeField = serializers.CharField(max_length=100)
+    customEventPayloadField = serializers.CharField(max_length=100)
+    welcomeMessage = serializers.CharField(required=False, allow_blank=True, default="", max_length=4096)
+    closingMessage = serializers.CharField(required=False, allow_blank=True, default="", max_length=4096)
+    senders = _SenderSerializer(many=True)
+
+
+class _DocumentSerializer(serializers.Serializer[Any]):
+    org = _OrgSerializer()
+    infobipAccounts = _AccountSerializer(many=True, allow_empty=False)
+    channels = _ChannelSerializer(many=True, allow_empty=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        names = [account["name"] for account in attrs["infobipAccounts"]]
+        if len(set(names)) < len(names):
+            raise serializers.ValidationError({"infobipAccounts": "Two accounts have the same name."})
+        addresses = [channel["channelAddressIdentifier"] for channel in attrs["channels"]]
+        if len(set(addresses)) < len(addresses):
+            raise serializers.ValidationError({"channels": "Two channels have the same channelAddressIdentifier."})
+        senders = [(s["account"], s["number"]) for channel in attrs["channels"] for s in channel["senders"]]
+        for account, number in senders:
+            if account not in names:
+                raise serializers.ValidationError({"channels": f"No account of infobipAccounts is named {account}."})
+            if senders.count((account, number)) > 1:
+                raise serializers.ValidationError({"channels": f"The number {number} is listed twice."})
+        return attrs
+
+
+def long_org_id(short: str) -> str:
+    """Complete an org id of 15 characters to the 18 that tell upper from lower case by themselves.
+
+    https://help.salesforce.com/s/articleView?id=000385008
+    """
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
+    groups = (short[0:5], short[5:10], short[10:15])
+    return short + "".join(alphabet[sum(1 << i for i, c in enumerate(group) if c.isupper())] for group in groups)
+
+
+def provision(document: object) -> dict[str, Any]:
+    """Create or update one org, and give the addresses that its Infobip accounts post to.
+
+    What the document no longer lists is left alone and named in ``leftAlone``. A changed webhook secret keeps the old one
+    as the second valid one.
+
+    :raises SetupProblem: if the document is not usable; nothing is changed then
+    """
+    serializer = _DocumentSerializer(data=document)
+    if not serializer.is_valid():
+        raise SetupProblem(dict(_flat(serializer.errors)))
+    data = serializer.validated_data
+    with every_org(), transaction.atomic():
+        org, created = Org.objects.update_or_create(
+            salesforce_id=data["org"]["orgId"], defaults={"name": data["org"]["name"]}
+        )
+        _connect_salesforce(org, data["org"])
+        accounts = {each["name"]: _keep_account(org, each, n) for n, each in enumerate(data["infobipAccounts"])}
+        channels = [_keep_channel(org, each, accounts) for each in data["channels"]]
+        return {
+            "org": {"orgId": org.salesforce_id, "name": org.name, "created": created},
+            "infobipAccounts": [
+                {"name": account.name, "webhook": account.webhook_url, "handover": account.handover_url}
+                for account in accounts.values()
+            ],
+            "leftAlone": _not_listed(org, accounts, channels, data["channels"]),
+        }
+
+
+def _flat(errors: Any, place: str = "") -> list[tuple[str, str]]:
+    """Turn nested errors into pairs of a place, such as ``channels[0].name``, and a sentence."""
+    if isinstance(errors, dict):
+        inner = ((f"{place}.{name}".lstrip(".") if name != "non_field_errors" else place, e) for name, e in errors.items())
+        return [pair for name, each in inner for pair in _flat(each, name)]
+    if isinstance(errors, list) and any(isinstance(each, dict | list) for each in errors):
+        return [pair for n, each in enumerate(errors) for pair in _flat(each, f"{place}[{n}]")]
+    return [(place or "document", str(each)) for each in (errors if isinstance(errors, list) else [errors])]
+
+
+def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:
+    connection = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
+    connection.base_url, connection.scrt_url = data["baseUrl"], data["scrtUrl"]
+    connection.pubsub_endpoint = data["pubsubEndpoint"]
+    connection.consumer_key, connection.username = data["consumerKey"], data["username"]
+    connection.private_key = data["privateKey"]
+    _check_addresses(connection, "org.baseUrl or org.scrtUrl")
+    connection.save()
+
+
+def _keep_account(org: Org, data: dict[str, Any], number: int) -> InfobipAccount:
+    account = org.infobip_accounts.filter(name=data["name"]).first() or InfobipAccount(org=org, name=data["name"])
+    if account.pk and account.webhook_secret != data["webhookSecret"]:
+        account.previous_webhook_secret = account.webhook_secret
+    account.base_url, account.api_key = data["baseUrl"], data["apiKey"]
+    account.webhook_secret = data["webhookSecret"]
+    account.signature_header, account.handover_token = data["signatureHeader"], data["handoverToken"]
+    _check_addresses(account, f"infobipAccounts[{number}].baseUrl")
+    account.save()
+    return account
+
+
+def _check_addresses(row: SalesforceConnection | InfobipAccount, place: str) -> None:
+    try:
+        row.check_addresses()
+    except (AddressRefused, ValueError) as exc:
+        raise SetupProblem({place: str(exc)}) from exc
+
+
+def _keep_channel(org: Org, data: dict[str, Any], accounts: dict[str, InfobipAccount]) -> Channel:
+    channel, _ = Channel.objects.update_or_create(
+        org=org,
+        channel_address_identifier=data["channelAddressIdentifier"],
+        defaults={
+            "name": data["name"],
+            "developer_name": data["developerName"],
+            "authorization_context": data["authorizationContext"],
+            "custom_event_name": data["customEventName"],
+            "custom_event_type_field": data["customEventTypeField"],
+            "custom_event_payload_field": data["customEventPayloadField"],
+            "welcome_message": data["welcomeMessage"],
+            "closing_message": data["closingMessage"],
+        },
+    )
+    for sender in data["senders"]:
+        Sender.objects.update_or_create(
+            org=org,
+            account=accounts[sender["account"]],
+            number=sender["number"],
+            defaults={"channel": channel, "chatbot_first": sender["chatbotFirst"]},
+        )
+    return channel
+
+
+def _not_listed(
+    org: Org, accounts: dict[str, InfobipAccount], channels: list[Channel], listed: list[dict[str, Any]]
+) -> list[str]:
+    numbers = [(accounts[s["account"]].pk, s["number"]) for each in listed for s in each["senders"]]
+    other_accounts = org.infobip_accounts.exclude(pk__in=[account.pk for account in accounts.values()])
+    other_channels = org.channels.exclude(pk__in=[channel.pk for channel in channels])
+    other_senders = [s for s in org.senders.order_by("number") if (s.account_id, s.number) not in numbers]
+    return [
+        *(f"account {account.name}" for account in other_accounts.order_by("name")),
+        *(f"channel {channel.name}" for channel in other_channels.order_by("name")),
+        *(f"sender {sender.number}" for sender in other_senders),
+    ]

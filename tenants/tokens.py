@@ -1,0 +1,143 @@
+"""The access tokens of orgs: one login at a time per org, shared by all processes through Redis, as ciphertext."""
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import structlog
+from django.conf import settings
+
+from connector.http import ApiError
+from connector.salesforce.auth import AccessToken, login
+from tenants.broker import remember
+from tenants.encryption import CannotDecrypt, decrypt, encrypt
+
+log = structlog.get_logger(__name__)
+
+KEPT_SECONDS = 50 * 60  # below any usual session time-out of an org
+LOGIN_SECONDS = 15  # longer than a login can take; how long its lock may be held
+REFUSAL_SECONDS = 5  # how long a refusal is repeated without asking: a user has 3,600 logins an hour
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What an org's login is made of."""
+
+    org_id: int
+    base_url: str
+    consumer_key: str
+    username: str
+    private_key: str = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Name the place of the token; changed credentials have another one."""
+        whole = "\0".join((self.base_url, self.consumer_key, self.username, self.private_key))
+        return f"connector:token:{self.org_id}:{hashlib.sha256(whole.encode()).hexdigest()[:24]}"
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What this process knows of one org's token."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    token: AccessToken | None = None
+    until: float = 0.0
+    refusal: ApiError | None = None
+    refused_until: float = 0.0
+
+
+_slots: dict[str, _Slot] = {}
+
+
+def forget_all() -> None:
+    """Forget what this process knows."""
+    _slots.clear()
+
+
+class OrgTokens:
+    """The token source of one org's clients."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        self.key = credentials.key
+        self.slot = _slots.setdefault(self.key, _Slot())
+
+    def current(self) -> AccessToken:
+        """Give the token in use, logging in where there is none.
+
+        :raises ApiError: if the login fails
+        """
+        token = self.slot.token
+        if token is not None and time.monotonic() < self.slot.until:
+            return token
+        return self._replace(None)
+
+    def renew(self, refused: AccessToken) -> AccessToken:
+        """Give another token than the refused one; who else was refused it gets the same.
+
+        :raises ApiError: if the login fails
+        """
+        return self._replace(refused)
+
+    def _replace(self, refused: AccessToken | None) -> AccessToken:
+        slot = self.slot
+        with slot.lock:
+            if slot.token is not None and slot.token != refused and time.monotonic() < slot.until:
+                return slot.token  # another thread was faster
+            if slot.refusal is not None and time.monotonic() < slot.refused_until:
+                raise slot.refusal.with_traceback(None)
+            slot.token = self._shared(refused) or self._log_in_alone(refused)
+            slot.until = time.monotonic() + KEPT_SECONDS
+            return slot.token
+
+    def _log_in_alone(self, refused: AccessToken | None) -> AccessToken:
+        """Log in while no other process does, or take what the other one got."""
+        mine, lock = str(uuid4()), f"{self.key}:lock"
+        give_up = time.monotonic() + LOGIN_SECONDS
+        while not remember(lambda redis: redis.set(lock, mine, nx=True, ex=LOGIN_SECONDS), otherwise=True):
+            if time.monotonic() > give_up:
+                break
+            time.sleep(0.05)
+            if token := self._shared(refused):
+                return token
+        try:
+            if token := self._shared(refused):  # it was stored between our look and our lock
+                return token
+            return self._log_in()
+        finally:
+            remember(lambda redis: redis.delete(lock) if redis.get(lock) == mine else None, otherwise=None)
+
+    def _log_in(self) -> AccessToken:
+        credentials = self.credentials
+        try:
+            token = login(
+                base_url=credentials.base_url,
+                consumer_key=credentials.consumer_key,
+                username=credentials.username,
+                private_key=credentials.private_key,
+                allow_local=settings.ALLOW_LOCAL_UPSTREAMS,
+            )
+        except ApiError as exc:
+            log.warning("login to Salesforce failed", org=credentials.org_id, error=str(exc))
+            self.slot.refusal, self.slot.refused_until = exc, time.monotonic() + REFUSAL_SECONDS
+            raise
+        log.info("logged in to Salesforce", org=credentials.org_id)
+        self.slot.refusal = None
+        remember(lambda redis: redis.set(self.key, encrypt(token.value), ex=KEPT_SECONDS), otherwise=None)
+        return token
+
+    def _shared(self, refused: AccessToken | None) -> AccessToken | None:
+        """Read what another process stored, unless it is the very token that was refused."""
+        stored = remember(lambda redis: redis.get(self.key), otherwise=None)
+        if not isinstance(stored, str):
+            return None
+        try:
+            value = decrypt(stored)
+        except CannotDecrypt:  # written under a key that has gone since
+            return None
+        if refused is not None and value == refused.value:
+            return None
+        return AccessToken(value, self.credentials.base_url)
