@@ -111,8 +111,7 @@ LANGUAGE_CODE = "en"
 
 # Static files
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
-WHITENOISE_USE_FINDERS = True
+WHITENOISE_USE_FINDERS = True  # straight from the packages: nothing is collected, DISABLE_COLLECTSTATIC=1 on Heroku
 WHITENOISE_AUTOREFRESH = False
 
 # Logs: one JSON object a line, on standard output, with ids and never with a token or a text.

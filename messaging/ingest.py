@@ -116,7 +116,9 @@ def _keep_new(
     arrivals: Sequence[Arrival], *, org_id: int, account_id: int | None = None, subscription_id: int | None = None
 ) -> list[Arrival]:
     """Insert arrivals, and give those that were not known."""
-    by_key = {arrival.key: arrival for arrival in reversed(arrivals)}
+    by_key: dict[str, Arrival] = {}
+    for arrival in arrivals:
+        by_key.setdefault(arrival.key, arrival)
     rows = query(
         """INSERT INTO messaging_receivedevent
                (org_id, account_id, subscription_id, key, body, received_at, kind, problem)

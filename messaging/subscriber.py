@@ -162,6 +162,7 @@ class Subscriber:
     def __init__(self) -> None:
         self.reading: dict[int, tuple[Lease, asyncio.Task[None]]] = {}
         self.channels: dict[str, list[grpc.aio.Channel]] = {}
+        self.announced = self.woken = self.stopping = asyncio.Event()  # replaced by those of the loop
         self.thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.books = ThreadPoolExecutor(3, thread_name_prefix="books")

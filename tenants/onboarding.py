@@ -153,11 +153,16 @@ def provision(document: object) -> dict[str, Any]:
 def _flat(errors: Any, place: str = "") -> list[tuple[str, str]]:
     """Turn nested errors into pairs of a place, such as ``channels[0].name``, and a sentence."""
     if isinstance(errors, dict):
-        inner = ((f"{place}.{name}".lstrip(".") if name != "non_field_errors" else place, e) for name, e in errors.items())
-        return [pair for name, each in inner for pair in _flat(each, name)]
+        return [pair for name, inner in errors.items() for pair in _flat(inner, _inside(place, name))]
     if isinstance(errors, list) and any(isinstance(each, dict | list) for each in errors):
-        return [pair for n, each in enumerate(errors) for pair in _flat(each, f"{place}[{n}]")]
+        return [pair for n, inner in enumerate(errors) for pair in _flat(inner, _inside(place, n))]
     return [(place or "document", str(each)) for each in (errors if isinstance(errors, list) else [errors])]
+
+
+def _inside(place: str, name: str | int) -> str:
+    if isinstance(name, int):
+        return f"{place}[{name}]"
+    return place if name == "non_field_errors" else f"{place}.{name}".lstrip(".")
 
 
 def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:

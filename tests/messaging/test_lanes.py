@@ -1,0 +1,239 @@
+"""The lane protocol against the real database; where two processes race, two connections do."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from messaging import lanes
+from messaging.ingest import receive_webhook
+from messaging.lanes import Claim, Result, Waiting
+from messaging.models import Attempt, Direction, Lane, Message, Outcome, Status
+from tenants.tenancy import every_org
+from tests.conftest import World, whatsapp_text
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def see_every_org() -> Iterator[None]:
+    with every_org():
+        yield
+
+
+def write(world: World, *texts: str, user: str = "385991234567") -> None:
+    for text in texts:
+        result = whatsapp_text(text, to=world.sender.number, user=user, message_id=f"wamid.{uuid4()}")
+        receive_webhook(world.account, [result])
+
+
+def take(most: int = 10) -> list[tuple[Claim, Waiting, int]]:
+    """Claim lanes and open the attempt of each one's next message, as a worker does."""
+    with transaction.atomic():
+        claims = lanes.claim(most)
+        heads = lanes.first_waiting([claim.lane_id for claim in claims])
+        attempts = lanes.open_attempts([(claim, heads[claim.lane_id]) for claim in claims])
+    return [(claim, heads[claim.lane_id], attempts[heads[claim.lane_id].id]) for claim in claims]
+
+
+def ended(taken: tuple[Claim, Waiting, int], outcome: Outcome = Outcome.SENT, **more: object) -> Result:
+    return Result(*taken, outcome=outcome, **more)  # type: ignore[arg-type]
+
+
+def record(*results: Result) -> list[tuple[Claim, Waiting]]:
+    with transaction.atomic():
+        return lanes.record(results)
+
+
+def let_leases_run_out() -> None:
+    Lane.objects.filter(lease_id__isnull=False).update(leased_until=timezone.now() - timedelta(seconds=1))
+
+
+def inbound_lane() -> Lane:
+    return Lane.objects.get(direction=Direction.INBOUND)
+
+
+def in_another_connection(work: Callable[[], object]) -> threading.Thread:
+    def run() -> None:
+        with every_org():
+            work()
+        connection.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_a_lane_is_claimed_by_one_process_only(acme: World) -> None:
+    write(acme, "hello")
+    assert len(lanes.claim(10)) == 1
+    assert lanes.claim(10) == []
+
+
+def test_messages_of_a_lane_are_carried_in_order_of_position(acme: World) -> None:
+    write(acme, "one", "two", "three")
+    (taken,) = take()
+    carried = [taken[1].text]
+    going_on = record(ended(taken))
+    while going_on:
+        [(claim, message)] = going_on
+        carried.append(message.text)
+        attempt = lanes.open_attempts(going_on)[message.id]
+        going_on = record(ended((claim, message, attempt)))
+    assert carried == ["one", "two", "three"]
+    lane = inbound_lane()
+    assert lane.due_at is None and lane.lease_id is None
+    assert set(Message.objects.values_list("status", flat=True)) == {Status.SENT}
+
+
+def test_what_arrived_while_the_last_message_was_under_way_keeps_the_lane(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    write(acme, "two")  # after the look, before the release
+    [(_, message)] = record(ended(taken))
+    assert message.text == "two"
+
+
+def test_an_arrival_that_commits_during_the_release_is_not_forgotten(acme: World) -> None:
+    """The arrival holds the lane while the release waits for it; the counter tells the release that something came."""
+    write(acme, "one")
+    (taken,) = take()
+    arrived, commit = threading.Event(), threading.Event()
+
+    def arrive() -> None:
+        with transaction.atomic():
+            write(acme, "two")
+            arrived.set()
+            commit.wait(10)
+
+    arrival = in_another_connection(arrive)
+    assert arrived.wait(10)
+    going_on: list[tuple[Claim, Waiting]] = []
+    release = in_another_connection(lambda: going_on.extend(record(ended(taken))))
+    release.join(0.3)
+    assert release.is_alive(), "the release must wait for the arrival that holds the lane"
+    commit.set()
+    arrival.join()
+    release.join()
+    assert [message.text for _, message in going_on] == ["two"]
+
+
+def test_an_arrival_that_waits_for_the_release_makes_the_lane_due_again(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    with transaction.atomic():
+        assert lanes.record([ended(taken)]) == []
+        arrival = in_another_connection(lambda: write(acme, "two"))
+        arrival.join(0.3)
+        assert arrival.is_alive(), "the arrival must wait for the release that holds the lane"
+    arrival.join()
+    assert inbound_lane().due_at is not None
+    ((_, message, _),) = take()
+    assert message.text == "two"
+
+
+def test_a_result_under_a_lost_lease_does_not_count(acme: World) -> None:
+    write(acme, "one")
+    (first,) = take()
+    let_leases_run_out()
+    (second,) = take()
+    assert second[1].id == first[1].id
+    record(ended(first, Outcome.REFUSED, detail="from the past"))
+    lane = inbound_lane()
+    assert lane.lease_id == second[0].lease_id
+    assert Message.objects.get().status == Status.PENDING
+    record(ended(second))
+    assert Message.objects.get().status == Status.SENT
+
+
+def test_a_try_whose_process_died_is_in_doubt_and_made_again_with_the_same_id(acme: World) -> None:
+    write(acme, "one")
+    (first,) = take()
+    let_leases_run_out()
+    (second,) = take()
+    assert second[1].uuid == first[1].uuid
+    assert list(Attempt.objects.order_by("id").values_list("outcome", flat=True)) == [Outcome.IN_DOUBT, Outcome.OPEN]
+
+
+def test_a_heartbeat_prolongs_the_leases_that_are_still_held(acme: World) -> None:
+    write(acme, "one")
+    write(acme, "hi", user="385997654321")
+    kept, lost = take()
+    Lane.objects.filter(lease_id__isnull=False).update(leased_until=timezone.now() + timedelta(seconds=1))
+    Lane.objects.filter(pk=lost[0].lane_id).update(lease_id=uuid4())
+    with transaction.atomic():
+        assert lanes.renew([kept[0], lost[0]]) == {kept[0].lane_id}
+    ends = dict(Lane.objects.values_list("id", "leased_until"))
+    now = timezone.now()
+    assert ends[kept[0].lane_id] - now > timedelta(seconds=15)
+    assert ends[lost[0].lane_id] - now < timedelta(seconds=2)
+
+
+def test_a_failure_pauses_the_lane_and_an_arrival_does_not_cut_the_pause_short(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    record(ended(taken, Outcome.RETRY, retry_after=60.0))
+    lane = inbound_lane()
+    assert lane.failures == 1 and lane.retry_at is not None
+    assert lane.retry_at - timezone.now() > timedelta(seconds=50)
+    write(acme, "two")
+    assert lanes.claim(10) == []
+    Lane.objects.update(retry_at=timezone.now())
+    ((_, message, _),) = take()
+    assert message.text == "one", "the message that failed stays in front"
+
+
+def test_pauses_double_and_stay_below_the_longest() -> None:
+    for failures, longest in [(0, 1.0), (1, 2.0), (3, 8.0), (9, 20.0), (1000, 20.0)]:
+        pause = lanes.backoff_seconds(failures, None)
+        assert longest / 2 <= pause <= longest
+    assert lanes.backoff_seconds(0, 45.0) == 45.0
+
+
+def test_a_message_refused_for_good_does_not_hold_up_the_next(acme: World) -> None:
+    write(acme, "one", "two")
+    (taken,) = take()
+    [(_, message)] = record(ended(taken, Outcome.REFUSED, code="10048", detail="format not valid"))
+    assert message.text == "two"
+    refused = Message.objects.get(text="one")
+    assert (refused.status, refused.error_code, refused.error) == (Status.FAILED, "10048", "format not valid")
+
+
+def test_the_answer_to_a_send_does_not_undo_a_report_that_was_faster(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    Message.objects.update(status=Status.DELIVERED)
+    record(ended(taken))
+    assert Message.objects.get().status == Status.DELIVERED
+
+
+def test_due_lanes_are_found_through_the_partial_index(acme: World) -> None:
+    write(acme, "one")
+    with connection.cursor() as cursor:
+        cursor.execute("SET enable_seqscan = off")
+        cursor.execute("EXPLAIN SELECT id FROM messaging_lane WHERE due_at <= now()")
+        assert "lane_due" in " ".join(row[0] for row in cursor.fetchall())
+        cursor.execute("RESET enable_seqscan")
+
+
+def test_batches_that_touch_the_same_lanes_crosswise_do_not_lock_each_other_out(acme: World) -> None:
+    users = [f"38599{n:07d}" for n in range(12)]
+
+    def batch(order: list[str]) -> None:
+        for _ in range(8):
+            receive_webhook(
+                acme.account,
+                [whatsapp_text("x", to=acme.sender.number, user=u, message_id=f"wamid.{uuid4()}") for u in order],
+            )
+
+    threads = [in_another_connection(lambda: batch(users)), in_another_connection(lambda: batch(users[::-1]))]
+    for thread in threads:
+        thread.join()
+    assert Message.objects.count() == 12 * 8 * 2
+    for lane in Lane.objects.filter(direction=Direction.INBOUND):
+        positions = list(lane.messages.order_by("position").values_list("position", flat=True))
+        assert positions == list(range(1, 17))
