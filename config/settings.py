@@ -77,6 +77,8 @@ else:
     DATABASES["default"]["CONN_MAX_AGE"] = 600
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 2)
+# PostgreSQL plans a repeated statement once. (Poolers in transaction mode cannot serve us anyway: see tenants/tenancy.py.)
+DATABASES["default"]["OPTIONS"] |= {"server_side_binding": True, "prepare_threshold": 3}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Redis or Valkey: Celery's broker, the token cache, the bell. Nothing in it is the only copy of anything.

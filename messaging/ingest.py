@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -29,12 +29,11 @@ from connector.infobip import webhooks
 from connector.infobip.client import TEXT_LIMIT as WHATSAPP_TEXT_LIMIT
 from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMIT
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
-from messaging.lanes import Way, arrive, create_lanes, query
-from messaging.models import MAY_FOLLOW, Direction, Message, Status
-from tenants.models import Channel, InfobipAccount, Org, Sender
+from messaging.lanes import Room, create_lanes, lock_lanes, make_due, query
+from messaging.models import MAY_FOLLOW, Direction, Status
+from tenants.models import Channel, InfobipAccount
 
 log = structlog.get_logger(__name__)
-Value = TypeVar("Value")
 
 WINDOW = timedelta(hours=24)  # in which free text may answer an end user
 
@@ -74,7 +73,12 @@ def receive_webhook(account: InfobipAccount, results: Sequence[object]) -> bool:
     """
     now = timezone.now()
     arrivals = [_read_result(result, now) for result in results]
-    return _in_transaction(lambda: _receive(account, arrivals))
+
+    def receive(*, carefully: bool) -> bool:
+        fresh = _keep_new(arrivals, org_id=account.org_id, account_id=account.pk)
+        return _apply(fresh, lambda some: _apply_results(account, some), carefully=carefully, org_id=account.org_id)
+
+    return _in_transaction(receive)
 
 
 def _read_result(result: object, now: datetime) -> Arrival:
@@ -93,23 +97,24 @@ def _kind(event: Event) -> str:
     return event.kind if isinstance(event, Ignored) else type(event).__name__
 
 
-def _in_transaction(work: Any) -> bool:
-    """Run in one transaction, and once more where two batches locked each other out."""
+class _Receive(Protocol):
+    def __call__(self, *, carefully: bool) -> bool: ...
+
+
+def _in_transaction(receive: _Receive) -> bool:
+    """Run in one transaction: all at once; again where two batches locked each other out; and where the database
+    refuses something, once more carefully, with a savepoint for each arrival, so that one costs its neighbours nothing.
+    """
     try:
         with transaction.atomic():
-            return bool(work())
+            return receive(carefully=False)
     except OperationalError as exc:
         if not isinstance(exc.__cause__, errors.DeadlockDetected):
             raise
-        with transaction.atomic():
-            return bool(work())
-
-
-def _receive(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:
-    fresh = _keep_new(arrivals, org_id=account.org_id, account_id=account.pk)
-    return _apply_each_safely(
-        fresh, lambda some: _apply_results(account, some), org_id=account.org_id, account_id=account.pk
-    )
+    except (DataError, IntegrityError) as exc:
+        log.warning("a batch is received one by one", error=type(exc.__cause__).__name__)
+    with transaction.atomic():
+        return receive(carefully=True)
 
 
 def _keep_new(
@@ -118,6 +123,7 @@ def _keep_new(
     """Insert arrivals, and give those that were not known."""
     by_key: dict[str, Arrival] = {}
     for arrival in arrivals:
+        arrival.id = 0
         by_key.setdefault(arrival.key, arrival)
     rows = query(
         """INSERT INTO messaging_receivedevent
@@ -140,33 +146,34 @@ def _keep_new(
     return [arrival for arrival in arrivals if arrival.id and by_key[arrival.key] is arrival]
 
 
-def _apply_each_safely(arrivals: Sequence[Arrival], apply: Any, **ids: int) -> bool:
-    """Apply all at once; if the database refuses something, one by one, so that one costs its neighbours nothing."""
+def _apply(
+    arrivals: Sequence[Arrival], effect: Callable[[Sequence[Arrival]], bool], *, carefully: bool, org_id: int
+) -> bool:
+    """Give arrivals their effect, and note on those that have none why."""
     if not arrivals:
         return False
-    before = {id(arrival): arrival.problem for arrival in arrivals}
-    try:
-        with transaction.atomic():
-            work = bool(apply(arrivals))
-    except (DataError, IntegrityError):
-        work = False
+    before = [arrival.problem for arrival in arrivals]
+    work = False
+    if carefully:
         for arrival in arrivals:
             try:
                 with transaction.atomic():
-                    work = bool(apply([arrival])) or work
+                    work = effect([arrival]) or work
             except (DataError, IntegrityError) as exc:
                 arrival.problem = f"the database refuses it: {type(exc.__cause__).__name__}"
-    troubled = [arrival for arrival in arrivals if arrival.problem and arrival.problem != before[id(arrival)]]
+    else:
+        work = effect(arrivals)
+    troubled = [each for each, problem in zip(arrivals, before, strict=True) if each.problem != problem]
     if troubled:
         query(
             """UPDATE messaging_receivedevent SET problem = found.problem
                FROM unnest(%s::bigint[], %s::text[]) AS found (id, problem)
-               WHERE messaging_receivedevent.id = found.id""",
-            [[arrival.id for arrival in troubled], [arrival.problem[:300] for arrival in troubled]],
+               WHERE messaging_receivedevent.id = found.id AND messaging_receivedevent.org_id = %s""",
+            [[each.id for each in troubled], [each.problem[:300] for each in troubled], org_id],
         )
     for arrival in arrivals:
         if arrival.problem:
-            log.warning("arrival without effect", **ids, event_id=arrival.id, problem=arrival.problem)
+            log.warning("arrival without effect", org=org_id, event_id=arrival.id, problem=arrival.problem)
     return work
 
 
@@ -182,7 +189,7 @@ class _Incoming:
     """A message on its way into a lane; ``failure`` says why it can go no further."""
 
     channel_id: int
-    sender: Sender | None
+    sender_id: int | None
     addresses: list[str]
     source_entry: str
     parts: list[str]
@@ -193,19 +200,17 @@ class _Incoming:
 
 
 def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:
-    events = [(arrival, arrival.event) for arrival in arrivals if isinstance(arrival.event, MessageReceived)]
-    numbers = {event.sender for _, event in events}
-    senders = {sender.number: sender for sender in account.org.senders.filter(account=account, number__in=numbers)}
     incoming = []
+    events = [(arrival, arrival.event) for arrival in arrivals if isinstance(arrival.event, MessageReceived)]
     for arrival, event in sorted(events, key=lambda pair: pair[1].received_at):
-        sender = senders.get(event.sender)
+        sender = account.senders_by_number.get(event.sender)
         if sender is None:
             arrival.problem = f"the number ending in {event.sender[-4:]} is not set up as a sender of this account"
             continue
         incoming.append(
             _Incoming(
                 channel_id=sender.channel_id,
-                sender=sender,
+                sender_id=sender.pk,
                 addresses=[event.end_user, *event.aliases],
                 source_entry=event.external_id,
                 parts=list(split_text(event.text, SALESFORCE_TEXT_LIMIT)),
@@ -213,96 +218,109 @@ def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool
                 name=event.name,
             )
         )
-    return _enter(account.org, Direction.INBOUND, incoming)
+    return _enter(account.org_id, Direction.INBOUND, incoming)
 
 
-def _enter(org: Org, direction: Direction, incoming: Sequence[_Incoming]) -> bool:
+def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> bool:
     """Put messages into their conversations' lanes, in the given order; True if any waits there now."""
     if not incoming:
         return False
-    conversation_ids = _conversations(org.pk, incoming)
-    counts: dict[Way, int] = defaultdict(int)
-    for message, conversation_id in zip(incoming, conversation_ids, strict=True):
-        counts[Way(conversation_id, direction)] += len(message.parts)
-    rooms = arrive(org.pk, counts)
-    _note_conversations(org.pk, incoming, conversation_ids)
-    if direction is Direction.OUTBOUND:
-        _choose_senders(org, incoming, conversation_ids)
-
-    now = timezone.now()
-    taken: dict[int, int] = defaultdict(int)
+    rooms = _rooms(org_id, direction, incoming)
+    youngest: dict[int, _Incoming] = {}
+    counts: dict[int, int] = defaultdict(int)
     rows = []
-    for message, conversation_id in zip(incoming, conversation_ids, strict=True):
-        room = rooms[Way(conversation_id, direction)]
+    for message, room in zip(incoming, rooms, strict=True):
+        youngest[room.conversation_id] = message
+        late = room.carried_until is not None and message.written_at < room.carried_until
+        sender_id = message.sender_id or room.sender_id
+        status = Status.FAILED if message.failure else Status.PENDING
         for part, text in enumerate(message.parts):
-            rows.append(
-                Message(
-                    org_id=org.pk,
-                    lane_id=room.lane_id,
-                    conversation_id=conversation_id,
-                    channel_id=message.channel_id,
-                    sender=message.sender,
-                    direction=direction,
-                    position=room.position + taken[room.lane_id],
-                    uuid=uuid4(),
-                    source_entry=message.source_entry,
-                    part=part,
-                    text=text,
-                    written_at=message.written_at,
-                    created_at=now,
-                    late=room.carried_until is not None and message.written_at < room.carried_until,
-                    status=Status.FAILED if message.failure else Status.PENDING,
-                    status_at=now,
-                    error=message.failure,
-                )
-            )
-            taken[room.lane_id] += 1
-    Message.objects.bulk_create(rows, ignore_conflicts=True)
-    return any(row.status == Status.PENDING for row in rows)
+            counts[room.lane_id] += 1
+            position = room.position + counts[room.lane_id]
+            entry = (message.source_entry, part, text, message.written_at, late, status.value, message.failure)
+            rows.append((room.lane_id, room.conversation_id, message.channel_id, sender_id, position, uuid4(), *entry))
+    conversation_ids = sorted(youngest)
+    noted = [youngest[conversation_id] for conversation_id in conversation_ids]
+    query(
+        """WITH lane AS (
+               UPDATE messaging_lane SET position = position + come.n, arrivals = arrivals + 1,
+                   due_at = LEAST(due_at, clock_timestamp())
+               FROM unnest(%s::bigint[], %s::int[]) AS come (lane_id, n)
+               WHERE messaging_lane.id = come.lane_id AND messaging_lane.org_id = %s),
+           conversation AS (
+               UPDATE messaging_conversation SET
+                   name = COALESCE(NULLIF(told.name, ''), messaging_conversation.name),
+                   identifier = COALESCE(NULLIF(told.identifier, ''), messaging_conversation.identifier),
+                   last_sender_id = COALESCE(told.sender_id, last_sender_id),
+                   window_closes_at = CASE WHEN told.sender_id IS NULL THEN window_closes_at
+                                           ELSE GREATEST(window_closes_at, told.written_at + %s) END
+               FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[])
+                   AS told (id, name, identifier, sender_id, written_at)
+               WHERE messaging_conversation.id = told.id AND messaging_conversation.org_id = %s)
+           INSERT INTO messaging_message (org_id, direction, created_at, status_at, tries, error_code, told,
+               lane_id, conversation_id, channel_id, sender_id, position, uuid, source_entry, part, text, written_at,
+               late, status, error)
+           SELECT %s, %s, clock_timestamp(), clock_timestamp(), 0, '', '', come.*
+           FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::uuid[], %s::text[],
+               %s::int[], %s::text[], %s::timestamptz[], %s::bool[], %s::text[], %s::text[]) AS come
+           ON CONFLICT DO NOTHING""",
+        [
+            list(counts),
+            list(counts.values()),
+            org_id,
+            WINDOW,
+            conversation_ids,
+            [message.name for message in noted],
+            [message.identifier for message in noted],
+            [message.sender_id for message in noted],
+            [message.written_at for message in noted],
+            org_id,
+            org_id,
+            direction.value,
+            *(list(column) for column in zip(*rows, strict=True)),
+        ],
+    )
+    return any(not message.failure for message in incoming)
 
 
-def _conversations(org_id: int, incoming: Sequence[_Incoming]) -> list[int]:
-    """Find the conversation of each message by any of its addresses; begin those that are new."""
-    known = _known_addresses(org_id, incoming)
+def _rooms(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> list[Room]:
+    """Lock the lane of each message, finding its conversation by any of its addresses and beginning those that are new."""
+    places = {(message.channel_id, address) for message in incoming for address in message.addresses}
+    known = lock_lanes(org_id, direction, places)
 
-    def found(message: _Incoming) -> int | None:
-        places = ((message.channel_id, address) for address in message.addresses)
-        return next((known[place] for place in places if place in known), None)
+    def found(message: _Incoming) -> Room | None:
+        of_message = ((message.channel_id, address) for address in message.addresses)
+        return next((known[place] for place in of_message if place in known), None)
 
     strangers = {(each.channel_id, each.addresses[0]): each.name for each in incoming if found(each) is None}
-    begun = _begin_conversations(org_id, strangers) if strangers else {}
-    conversation_ids = [found(each) or begun[(each.channel_id, each.addresses[0])] for each in incoming]
-
-    unheard = sorted(
-        {
-            (message.channel_id, address, conversation_id)
-            for message, conversation_id in zip(incoming, conversation_ids, strict=True)
+    unheard = {
+        (message.channel_id, address, room.conversation_id)
+        for message in incoming
+        if (room := found(message)) is not None
+        for address in message.addresses
+        if (message.channel_id, address) not in known
+    }
+    if strangers:
+        begun = _begin_conversations(org_id, strangers)
+        unheard |= {
+            (message.channel_id, address, begun[message.channel_id, message.addresses[0]])
+            for message in incoming
+            if (message.channel_id, message.addresses[0]) in begun
             for address in message.addresses
-            if (message.channel_id, address) not in known
         }
-    )
     if unheard:
         query(
             """INSERT INTO messaging_address (org_id, channel_id, address, conversation_id)
                SELECT %s, channel_id, address, conversation_id
                FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) AS t (channel_id, address, conversation_id)
                ON CONFLICT DO NOTHING""",
-            [org_id, *(list(column) for column in zip(*unheard, strict=True))],
+            [org_id, *(list(column) for column in zip(*sorted(unheard), strict=True))],
         )
-    return conversation_ids
-
-
-def _known_addresses(org_id: int, incoming: Sequence[_Incoming]) -> dict[tuple[int, str], int]:
-    rows = query(
-        """SELECT channel_id, address, conversation_id FROM messaging_address
-           WHERE org_id = %s AND channel_id = ANY(%s) AND address = ANY(%s)""",
-        [
-            org_id,
-            list({message.channel_id for message in incoming}),
-            list({address for message in incoming for address in message.addresses}),
-        ],
-    )
-    return {(channel_id, address): conversation_id for channel_id, address, conversation_id in rows}
+    if strangers:
+        known |= lock_lanes(org_id, direction, set(strangers))
+    rooms = [found(message) for message in incoming]
+    assert all(rooms), "every message has a conversation now"
+    return [room for room in rooms if room is not None]
 
 
 def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) -> dict[tuple[int, str], int]:
@@ -327,46 +345,6 @@ def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) 
     return begun
 
 
-def _note_conversations(org_id: int, incoming: Sequence[_Incoming], conversation_ids: Sequence[int]) -> None:
-    """Note on each conversation what its youngest message tells: who wrote, through which sender, under which name."""
-    youngest = dict(sorted(zip(conversation_ids, incoming, strict=True), key=lambda pair: pair[0]))
-    ids = list(youngest)
-    # two lanes of a conversation are written by different processes: sorted locks here as well
-    query("SELECT 1 FROM messaging_conversation WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [ids])
-    query(
-        """UPDATE messaging_conversation SET
-               name = COALESCE(NULLIF(told.name, ''), messaging_conversation.name),
-               identifier = COALESCE(NULLIF(told.identifier, ''), messaging_conversation.identifier),
-               last_sender_id = COALESCE(told.sender_id, last_sender_id),
-               window_closes_at = CASE WHEN told.sender_id IS NULL THEN window_closes_at
-                                       ELSE GREATEST(window_closes_at, told.written_at + %s) END
-           FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[])
-               AS told (id, name, identifier, sender_id, written_at)
-           WHERE messaging_conversation.id = told.id AND messaging_conversation.org_id = %s""",
-        [
-            WINDOW,
-            ids,
-            [message.name for message in youngest.values()],
-            [message.identifier for message in youngest.values()],
-            [message.sender and message.sender.pk for message in youngest.values()],
-            [message.written_at for message in youngest.values()],
-            org_id,
-        ],
-    )
-
-
-def _choose_senders(org: Org, incoming: Sequence[_Incoming], conversation_ids: Sequence[int]) -> None:
-    """Answer by the sender last written to, else by the channel's first one."""
-    last = dict(
-        org.conversations.filter(id__in=conversation_ids, last_sender__isnull=False).values_list("id", "last_sender_id")
-    )
-    senders = list(org.senders.filter(channel_id__in={message.channel_id for message in incoming}).order_by("id"))
-    by_id = {sender.pk: sender for sender in senders}
-    first = {sender.channel_id: sender for sender in reversed(senders)}
-    for message, conversation_id in zip(incoming, conversation_ids, strict=True):
-        message.sender = by_id.get(last.get(conversation_id, 0)) or first.get(message.channel_id)
-
-
 def _take_receipts(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:
     """Move messages to the state that reports tell, and ring for those that Salesforce is told of."""
     receipts = {arrival: arrival.event for arrival in arrivals if isinstance(arrival.event, ReceiptReceived)}
@@ -384,7 +362,7 @@ def _take_receipts(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool
     if not places:
         return False
     conversation_ids = {conversation_id for _, conversation_id in places.values()}
-    arrive(account.org_id, {Way(each, Direction.RECEIPTS): 0 for each in conversation_ids})
+    make_due(account.org_id, Direction.RECEIPTS, sorted(conversation_ids))
     message_ids = sorted(message_id for message_id, _ in places.values())
     query("SELECT 1 FROM messaging_message WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [message_ids])
     for receipt_kind in _RECEIPT_ORDER:
@@ -409,30 +387,24 @@ def _take_receipts(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool
 
 
 def receive_stream_batches(batches: Sequence[StreamBatch]) -> tuple[set[int], bool]:
-    """Write down what streams brought and move their positions, all in one transaction, a savepoint for each stream.
+    """Write down what streams brought and move their positions, all in one transaction.
 
     A position moves only under the lease of the stream that brought the events: a process that lost it saves nothing.
 
     :return: the subscriptions whose batch is saved, and whether lanes now have work
     """
     saved: set[int] = set()
-    work = False
 
-    def receive_all() -> bool:
-        nonlocal work
+    def receive(*, carefully: bool) -> bool:
         saved.clear()
         work = False
         for batch in batches:
-            try:
-                with transaction.atomic():
-                    if _move_position(batch):
-                        work = _receive_events(batch) or work
-                        saved.add(batch.subscription_id)
-            except (DataError, IntegrityError) as exc:
-                log.error("stream batch refused", org=batch.org_id, error=type(exc.__cause__).__name__)
+            if _move_position(batch):
+                work = _receive_events(batch, carefully=carefully) or work
+                saved.add(batch.subscription_id)
         return work
 
-    _in_transaction(receive_all)
+    work = _in_transaction(receive)
     return saved, work
 
 
@@ -446,7 +418,7 @@ def _move_position(batch: StreamBatch) -> bool:
     return bool(rows)
 
 
-def _receive_events(batch: StreamBatch) -> bool:
+def _receive_events(batch: StreamBatch, *, carefully: bool) -> bool:
     arrivals = []
     for event in batch.events:
         at = created_at(event)
@@ -456,10 +428,7 @@ def _receive_events(batch: StreamBatch) -> bool:
     if not arrivals:
         return False
     fresh = _keep_new(arrivals, org_id=batch.org_id, subscription_id=batch.subscription_id)
-    org = Org.objects.get(pk=batch.org_id)
-    return _apply_each_safely(
-        fresh, lambda some: _take_replies(org, some), org_id=batch.org_id, subscription_id=batch.subscription_id
-    )
+    return _apply(fresh, lambda some: _take_replies(batch.org_id, some), carefully=carefully, org_id=batch.org_id)
 
 
 def _read_event(event: PlatformEvent, topic: Topic) -> Arrival:
@@ -474,19 +443,17 @@ def _read_event(event: PlatformEvent, topic: Topic) -> Arrival:
     return arrival
 
 
-def _take_replies(org: Org, arrivals: Sequence[Arrival]) -> bool:
+def _take_replies(org_id: int, arrivals: Sequence[Arrival]) -> bool:
     replies = [(arrival, arrival.event) for arrival in arrivals if isinstance(arrival.event, ReplyWritten)]
     if not replies:
         return False
     addresses = {reply.channel_address for _, reply in replies}
-    channels = {
-        channel.channel_address_identifier: channel
-        for channel in org.channels.filter(channel_address_identifier__in=addresses)
-    }
+    known = Channel.objects.filter(org_id=org_id, channel_address_identifier__in=addresses)
+    channels = dict(known.values_list("channel_address_identifier", "id"))
     incoming = []
     for arrival, reply in replies:  # in the order of the stream
-        channel: Channel | None = channels.get(reply.channel_address)
-        if channel is None:
+        channel_id = channels.get(reply.channel_address)
+        if channel_id is None:
             arrival.problem = "no channel of this org has this channelAddressIdentifier"
             continue
         parts, failure = [""], ""
@@ -496,8 +463,8 @@ def _take_replies(org: Org, arrivals: Sequence[Arrival]) -> bool:
             failure = f"{_in_words(reply.content)} cannot be sent to WhatsApp yet; nothing was sent"
         incoming.append(
             _Incoming(
-                channel_id=channel.pk,
-                sender=None,
+                channel_id=channel_id,
+                sender_id=None,
                 addresses=[reply.end_user],
                 source_entry=reply.entry,
                 parts=parts,
@@ -506,7 +473,7 @@ def _take_replies(org: Org, arrivals: Sequence[Arrival]) -> bool:
                 failure=failure,
             )
         )
-    return _enter(org, Direction.OUTBOUND, incoming)
+    return _enter(org_id, Direction.OUTBOUND, incoming)
 
 
 def _in_words(content: Unsupported) -> str:

@@ -6,7 +6,7 @@ one order everywhere, lanes by id before messages by id, so that batches do not 
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -21,20 +21,14 @@ FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 20.0  # what waits is under way again within half a minute of the cause going away
 
 
-class Way(NamedTuple):
-    """Which lane: a conversation and a direction."""
+class Room(NamedTuple):
+    """A lane that is locked for arrivals, and what is known of its conversation."""
 
     conversation_id: int
-    direction: Direction
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Room that was made in a lane: the position of the first arrival, and how far the lane had got."""
-
     lane_id: int
-    position: int
+    position: int  # the last one given
     carried_until: datetime | None
+    sender_id: int | None  # by which an answer leaves: the one last written to, else the channel's first
 
 
 @dataclass(slots=True)
@@ -101,35 +95,43 @@ def create_lanes(org_id: int, conversation_ids: Sequence[int]) -> None:
     )
 
 
-def arrive(org_id: int, arrivals: Mapping[Way, int]) -> dict[Way, Room]:
-    """Make room for arrivals: lock their lanes in sorted order, give out positions, and make the lanes due.
+def lock_lanes(org_id: int, direction: Direction, places: set[tuple[int, str]]) -> dict[tuple[int, str], Room]:
+    """Lock the lanes of end users in sorted order, so that arrivals can be given positions.
 
-    The counter ``arrivals`` tells a process that is about to release the lane that something came while it looked.
+    Whoever brings messages also adds to ``arrivals``, which tells a process about to release the lane that something
+    came since it looked.
 
-    :param arrivals: how many messages come into each lane; 0 rings the lane without taking a position
+    :param places: channel ids and addresses; those that nobody has written from yet are left out of the answer
     """
-    ways = list(arrivals)
-    locked = query(
-        """SELECT lane.id, lane.conversation_id, lane.direction, lane.position, lane.carried_until
-           FROM messaging_lane lane
-           JOIN unnest(%s::bigint[], %s::text[]) AS way (conversation_id, direction)
-             ON lane.conversation_id = way.conversation_id AND lane.direction = way.direction
-           WHERE lane.org_id = %s
+    ordered = sorted(places)
+    rows = query(
+        """SELECT address.channel_id, address.address, lane.conversation_id, lane.id, lane.position, lane.carried_until,
+               COALESCE(conversation.last_sender_id, (
+                   SELECT min(sender.id) FROM tenants_sender sender WHERE sender.channel_id = address.channel_id))
+           FROM messaging_address address
+           JOIN unnest(%s::bigint[], %s::text[]) AS place (channel_id, address)
+             ON place.channel_id = address.channel_id AND place.address = address.address
+           JOIN messaging_conversation conversation ON conversation.id = address.conversation_id
+           JOIN messaging_lane lane ON lane.conversation_id = address.conversation_id AND lane.direction = %s
+           WHERE address.org_id = %s AND lane.org_id = %s
            ORDER BY lane.id FOR NO KEY UPDATE OF lane""",
-        [[way.conversation_id for way in ways], [way.direction.value for way in ways], org_id],
+        [[place[0] for place in ordered], [place[1] for place in ordered], direction.value, org_id, org_id],
     )
-    rooms = {
-        Way(conversation_id, Direction(direction)): Room(lane_id, position + 1, carried_until)
-        for lane_id, conversation_id, direction, position, carried_until in locked
-    }
+    return {(channel_id, address): Room(*room) for channel_id, address, *room in rows}
+
+
+def make_due(org_id: int, direction: Direction, conversation_ids: Sequence[int]) -> None:
+    """Ring lanes without bringing a message."""
     query(
-        """UPDATE messaging_lane SET position = position + come.n, arrivals = arrivals + 1,
-               due_at = LEAST(due_at, clock_timestamp())
-           FROM unnest(%s::bigint[], %s::int[]) AS come (lane_id, n)
-           WHERE messaging_lane.id = come.lane_id AND messaging_lane.org_id = %s""",
-        [[room.lane_id for room in rooms.values()], [arrivals[way] for way in rooms], org_id],
+        "SELECT 1 FROM messaging_lane WHERE org_id = %s AND direction = %s AND conversation_id = ANY(%s) "
+        "ORDER BY id FOR NO KEY UPDATE",
+        [org_id, direction.value, list(conversation_ids)],
     )
-    return rooms
+    query(
+        """UPDATE messaging_lane SET arrivals = arrivals + 1, due_at = LEAST(due_at, clock_timestamp())
+           WHERE org_id = %s AND direction = %s AND conversation_id = ANY(%s)""",
+        [org_id, direction.value, list(conversation_ids)],
+    )
 
 
 def claim(most: int) -> list[Claim]:

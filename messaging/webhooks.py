@@ -1,6 +1,7 @@
 """The door that Infobip posts to: check, find the account, hand on, answer."""
 
 import json
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -23,6 +24,8 @@ from tenants.tenancy import every_org, org_scope
 log = structlog.get_logger(__name__)
 
 CHUNK = 1 << 16
+KNOWN_SECONDS = 5.0
+MOST_KNOWN = 10_000
 
 
 class _Refused(Exception):
@@ -42,11 +45,12 @@ def inbound_messages(request: HttpRequest, account_uuid: UUID | None = None) -> 
     """
     try:
         body = _read(request)
-        with every_org():
-            account, results = _identify(request, body, account_uuid)
-            results = _own_results(account, results)
-        with org_scope(account.org_id):
-            work = receive_webhook(account, results) if results else False
+        account, results = _identify(request, body, account_uuid)
+        account, results = _own_results(account, results)
+        work = False
+        if results:
+            with org_scope(account.org_id):
+                work = receive_webhook(account, results)
     except _Refused as refused:
         return _refuse(request, refused)
     except (DatabaseError, InterfaceError) as exc:
@@ -83,11 +87,39 @@ def _identify(request: HttpRequest, body: bytes, account_uuid: UUID | None) -> t
     :raises _Refused: if no account's secret fits, or the body is not JSON
     """
     if account_uuid is not None:
-        accounts = list(InfobipAccount.objects.select_related("org").filter(uuid=account_uuid))
-        account = _signer(request, body, accounts)
+        account = _known.get(account_uuid)
+        if account is None or not _signed_by(request, body, account):
+            account = _signer(request, body, [found] if (found := _known.load(account_uuid)) else [])
         return account, results_of(_parse(body, account))
     results = results_of(_parse(body, None))
     return _signer(request, body, _candidates(results)), results
+
+
+class _KnownAccounts:
+    """Accounts that were used lately, with their senders: the door decrypts and reads them once in some seconds.
+
+    Only what fits is taken from here. Where a signature or a sender does not, the rows are read again.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[UUID, tuple[float, InfobipAccount]] = {}
+
+    def get(self, uuid: UUID) -> InfobipAccount | None:
+        until, account = self.kept.get(uuid, (0.0, None))
+        return account if time.monotonic() < until else None
+
+    def load(self, uuid: UUID) -> InfobipAccount | None:
+        with every_org():
+            account = InfobipAccount.objects.filter(uuid=uuid).first()
+            if account is not None:
+                len(account.senders_by_number)  # read here, where they can be seen
+                if len(self.kept) > MOST_KNOWN:
+                    self.kept.clear()
+                self.kept[uuid] = (time.monotonic() + KNOWN_SECONDS, account)
+        return account
+
+
+_known = _KnownAccounts()
 
 
 def _parse(body: bytes, account: InfobipAccount | None) -> object:
@@ -101,47 +133,52 @@ def _candidates(results: Sequence[object]) -> list[InfobipAccount]:
     """Name the accounts that a body on the bare path may come from: by senders, and by the messages reported on."""
     numbers = {number for number in map(business_number, results) if number}
     uuids = {uuid for uuid in map(reported_message, results) if uuid}
-    ids = set(Sender.objects.filter(number__in=numbers).values_list("account_id", flat=True))
-    ids |= set(Message.objects.filter(uuid__in=uuids, sender__isnull=False).values_list("sender__account_id", flat=True))
-    return list(InfobipAccount.objects.select_related("org").filter(pk__in=ids))
+    with every_org():
+        ids = set(Sender.objects.filter(number__in=numbers).values_list("account_id", flat=True))
+        reported = Message.objects.filter(uuid__in=uuids, sender__isnull=False)
+        ids |= set(reported.values_list("sender__account_id", flat=True))
+        account_uuids = InfobipAccount.objects.filter(pk__in=ids).values_list("uuid", flat=True)
+        return [account for uuid in account_uuids if (account := _known.load(uuid)) is not None]
+
+
+def _signed_by(request: HttpRequest, body: bytes, account: InfobipAccount) -> bool:
+    header = request.headers.get(account.header_of_signature, "")
+    return signature_matches(header, body, account.webhook_secrets)
 
 
 def _signer(request: HttpRequest, body: bytes, accounts: Sequence[InfobipAccount]) -> InfobipAccount:
-    signed = False
     for account in accounts:
-        header = request.headers.get(account.header_of_signature, "")
-        signed = signed or bool(header)
-        if signature_matches(header, body, account.webhook_secrets):
+        if _signed_by(request, body, account):
             return account
-    advice = (
-        "The signature does not fit. Set the secret of the notification profile's HMAC authentication to ours."
-        if signed
-        else "The request is not signed for an account that is known here. Add HMAC authentication to the notification "
-        "profile, and use the account's own address."
-    )
     known = accounts[0] if len(accounts) == 1 else None
-    raise _Refused(401, "wrong signature" if signed else "no signature", advice, known)
+    if any(request.headers.get(account.header_of_signature) for account in accounts):
+        advice = "The signature does not fit. Set the secret of the notification profile's HMAC authentication to ours."
+        raise _Refused(401, "wrong signature", advice, known)
+    advice = (
+        "The request is not signed for an account that is known here. "
+        "Add HMAC authentication to the notification profile, and use the account's own address."
+    )
+    raise _Refused(401, "no signature", advice, known)
 
 
-def _own_results(account: InfobipAccount, results: Sequence[object]) -> list[object]:
-    """Leave out results that belong to another account: a signature speaks for its own account only."""
-    numbers = {number for number in map(business_number, results) if number}
-    owners: dict[str, set[int]] = {}
-    for number, account_id in Sender.objects.filter(number__in=numbers).values_list("number", "account_id"):
-        owners.setdefault(number, set()).add(account_id)
-    uuids = {uuid for uuid in map(reported_message, results) if uuid}
-    reported = dict(Message.objects.filter(uuid__in=uuids).values_list("uuid", "sender__account_id")) if uuids else {}
-    own = []
-    for result in results:
-        owner_of_number = owners.get(business_number(result), set())
-        uuid = reported_message(result)
-        owner_of_message = reported.get(uuid, account.pk) if uuid else account.pk
-        if (owner_of_number and account.pk not in owner_of_number) or owner_of_message != account.pk:
-            count_refusal(account.pk, "another account's result")
-            log.warning("result of another account refused", org=account.org_id, account=account.pk)
-        else:
-            own.append(result)
-    return own
+def _own_results(account: InfobipAccount, results: Sequence[object]) -> tuple[InfobipAccount, Sequence[object]]:
+    """Leave out results about another account's sender: a signature speaks for its own account only.
+
+    A report names no sender. It finds its message among the account's own, or none. The account comes back as it is
+    now, for it may have got a new sender.
+    """
+    strange = {number for number in map(business_number, results) if number and number not in account.senders_by_number}
+    if not strange:
+        return account, results
+    account = _known.load(account.uuid) or account
+    with every_org():
+        others = set(Sender.objects.filter(number__in=strange).values_list("number", flat=True))
+    others -= set(account.senders_by_number)
+    foreign = [result for result in results if business_number(result) in others]
+    for _ in foreign:
+        count_refusal(account.pk, "another account's result")
+        log.warning("result of another account refused", org=account.org_id, account=account.pk)
+    return account, [result for result in results if business_number(result) not in others]
 
 
 def _refuse(request: HttpRequest, refused: _Refused) -> HttpResponse:

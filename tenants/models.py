@@ -4,6 +4,7 @@ from uuid import uuid4
 
 from django.conf import settings
 from django.db import models
+from django.utils.functional import cached_property
 
 from connector.http import check_address
 from connector.infobip.client import HOSTS as INFOBIP_HOSTS
@@ -90,6 +91,11 @@ class InfobipAccount(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @cached_property
+    def senders_by_number(self) -> dict[str, "Sender"]:
+        """Give the account's senders, read once for the life of this object."""
+        return {sender.number: sender for sender in self.senders.all()}
 
     @property
     def webhook_secrets(self) -> list[str]:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -167,7 +168,7 @@ def test_a_heartbeat_prolongs_the_leases_that_are_still_held(acme: World) -> Non
     Lane.objects.filter(pk=lost[0].lane_id).update(lease_id=uuid4())
     with transaction.atomic():
         assert lanes.renew([kept[0], lost[0]]) == {kept[0].lane_id}
-    ends = dict(Lane.objects.values_list("id", "leased_until"))
+    ends: dict[int, Any] = dict(Lane.objects.values_list("id", "leased_until"))
     now = timezone.now()
     assert ends[kept[0].lane_id] - now > timedelta(seconds=15)
     assert ends[lost[0].lane_id] - now < timedelta(seconds=2)

@@ -13,6 +13,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from messaging.models import Message, ReceivedEvent
+from tenants.models import Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 
@@ -100,6 +101,16 @@ def test_the_secret_of_before_a_change_is_still_accepted(acme: World) -> None:
         acme.account.save()
     assert post(acme, hello(acme), secret="s-acme").status_code == 200
     assert post(acme, hello(acme), secret="new").status_code == 200
+
+
+def test_a_sender_added_a_moment_ago_counts_at_once(acme: World) -> None:
+    assert post(acme, hello(acme)).status_code == 200
+    with every_org():
+        new = Sender.objects.create(org=acme.org, account=acme.account, channel=acme.channel, number="447700900188")
+    body = {"results": [whatsapp_text("to the new one", to=new.number, message_id="wamid.new")]}
+    assert post(acme, body).status_code == 200
+    with every_org():
+        assert Message.objects.filter(text="to the new one").exists()
 
 
 def test_an_account_may_name_its_own_signature_header(acme: World) -> None:
