@@ -15,7 +15,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from connector.events import Receipt, clean
 from connector.http import TOTAL_SECONDS, ApiError, CustomerMustAct, time_limit
@@ -23,7 +23,7 @@ from connector.infobip.client import InfobipClient
 from connector.salesforce.interactions import MOST_ACKNOWLEDGEMENTS, Acknowledgement, InteractionClient
 from messaging import lanes
 from messaging.lanes import Claim, Result, Waiting
-from messaging.models import Direction, Message, Outcome, Status
+from messaging.models import Direction, Outcome, Status
 from tenants.encryption import CannotDecrypt
 from tenants.models import Channel, SalesforceConnection, Sender
 from tenants.tenancy import every_org
@@ -127,17 +127,18 @@ class Relay:
             try:
                 with every_org():
                     work = self._turn()
-            except (DatabaseError, InterfaceError) as exc:
+            except (OperationalError, InterfaceError) as exc:
                 # what ended stays in memory and is written when the database is back, if the lease still holds then
                 log.warning("database trouble", error=type(exc).__name__)
                 connection.close()
-                self.stopping.wait(0.3)
+                time.sleep(0.3)
                 self.bell.set()
                 work = []
             except Exception:  # the book-keeper must outlive whatever it stumbles over
                 log.exception("book-keeping failed")
                 connection.close()
-                self.stopping.wait(LOOK_SECONDS)
+                self._let_go()
+                time.sleep(LOOK_SECONDS)
                 work = []
             for each in work:
                 self.pool.submit(self._carry, each)
@@ -145,6 +146,13 @@ class Relay:
                 connection.close()
                 self.stopped.set()
                 return
+
+    def _let_go(self) -> None:
+        """Forget what cannot be written down; its lanes are found again, in doubt, when their leases run out."""
+        with self.held_lock:
+            for each in self.unwritten:
+                self.held.pop(each.claim.lane_id, None)
+        self.unwritten.clear()
 
     def _turn(self) -> list[Work]:
         """Write down what ended, take new lanes for the threads that are free, and note what is tried next."""
@@ -182,10 +190,14 @@ class Relay:
         return {by_conversation[each]: telling for each, telling in untold(list(by_conversation)).items()}
 
     def _settle(self, told: Sequence[Told]) -> None:
-        settled = [each for each in told if each.again_after is None]
-        for each in settled:
-            for message_id, status in each.telling.settles:
-                Message.objects.filter(pk=message_id, org_id=each.claim.org_id).update(told=status)
+        settles = [pair for each in told if each.again_after is None for pair in each.telling.settles]
+        if settles:
+            lanes.query(
+                """UPDATE messaging_message SET told = settled.status
+                   FROM unnest(%s::bigint[], %s::text[]) AS settled (id, status)
+                   WHERE messaging_message.id = settled.id""",
+                [[message_id for message_id, _ in settles], [status.value for _, status in settles]],
+            )
         for each in told:
             done = each.again_after is None and not each.telling.more
             lanes.hand_back([each.claim], pause=each.again_after or 0.0, done=done)
@@ -202,7 +214,7 @@ class Relay:
                     ended = _send(work)
             except Exception as exc:
                 log.exception("carrying failed")
-                ended = _not_tried(work, detail=f"internal error: {type(exc).__name__}")
+                ended = _not_tried(work, Outcome.IN_DOUBT, f"internal error: {type(exc).__name__}")
         self.ended.put(ended)
         self.bell.set()
 
@@ -352,11 +364,11 @@ def _tell(work: Work, telling: Telling) -> Told:
     return Told(work.claim, telling, again_after=None)
 
 
-def _not_tried(work: Work, detail: str = "given back untried") -> Result | Told:
+def _not_tried(work: Work, outcome: Outcome = Outcome.RETRY, detail: str = "given back untried") -> Result | Told:
     if work.message is None:
         assert work.telling is not None
         return Told(work.claim, work.telling, again_after=1.0)
-    return Result(work.claim, work.message, work.attempt_id, Outcome.RETRY, detail=detail)
+    return Result(work.claim, work.message, work.attempt_id, outcome, detail=detail)
 
 
 class Routes:

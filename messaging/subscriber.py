@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -190,7 +191,14 @@ class Subscriber:
             self.thread.join(DRAIN_SECONDS)
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        while True:
+            try:
+                asyncio.run(self._main())
+                return
+            except Exception:  # a process that lives on without reading would go unnoticed
+                log.exception("subscriber failed; starting again")
+                self.reading, self.channels = {}, {}
+                time.sleep(LOOK_SECONDS)
 
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -342,6 +350,10 @@ class Subscriber:
                     # the streams wait meanwhile: more is asked for only after a page is saved
                     log.warning("database trouble", error=type(exc).__name__)
                     await asyncio.sleep(0.3)
+                except Exception:  # the streams give up their leases, and are read again from where they were
+                    log.exception("stream batches not saved")
+                    saved, work = set(), False
+                    break
             for batch, future in waiting:
                 if not future.done():
                     future.set_result(batch.subscription_id in saved)

@@ -193,7 +193,7 @@ async def _decode(channel: grpc.aio.Channel, metadata: Any, consumed: Any) -> Pl
     schema = await _schema(channel, metadata, event.schema_id)
     try:
         record = fastavro.schemaless_reader(io.BytesIO(payload), schema, None)
-    except (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError):
+    except Exception:  # whatever the bytes do to the decoder, it is one event that cannot be read
         record = None
     return PlatformEvent(event.id, payload, record if isinstance(record, dict) else None)
 
