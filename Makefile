@@ -1,0 +1,43 @@
+# Each target works on a fresh clone with nothing but Python 3.11 or newer and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m sandbox.stack run --
+CHROMIUMS := chromium chromium-browser google-chrome
+
+.PHONY: demo test check audit
+
+demo: $(VENV)/installed  ## the whole system on this machine; CHECK=1: a script talks through it
+	@$(BIN)/python -m sandbox.stack demo $(if $(CHECK),--check)
+
+test: $(VENV)/installed $(VENV)/browser  ## every test; ARGS="…" go to pytest
+	@$(RUN) python -m pytest $(ARGS)
+
+check: $(VENV)/installed  ## style, types, layers, migrations, system checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(RUN) python manage.py makemigrations --check --dry-run
+	$(RUN) python manage.py check --database default
+
+audit: $(VENV)/installed  ## known vulnerabilities of what production installs
+	$(BIN)/pip-audit -r requirements.txt
+
+$(VENV)/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Install one, and name it: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "python3 -m venv does not work here. Install it (on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@echo "Installing what the requirements list; this takes a minute or two."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/browser: $(VENV)/installed
+	@if [ -z "$$CHROMIUM" ] && ! for name in $(CHROMIUMS); do command -v $$name && break; done | grep -q .; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+		else $(BIN)/python -m playwright install chromium; fi; \
+	fi
+	@touch $@

