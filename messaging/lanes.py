@@ -75,6 +75,7 @@ class Result:
     request_id: str = ""
     retry_after: float | None = None
     conversation_identifier: str = ""
+    seconds: float = 0.0  # the call took
 
 
 def query(sql: str, parameters: Sequence[Any]) -> list[Any]:

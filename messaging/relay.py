@@ -179,6 +179,8 @@ class Relay:
                 if claim.lane_id in tellings
             ]
         del self.unwritten[: len(ended)]  # only now is it committed
+        for result in results:
+            _log_result(result)
         with self.held_lock:
             for each in ended:
                 self.held.pop(each.claim.lane_id, None)
@@ -319,15 +321,6 @@ def _send(work: Work) -> Result:
     outcome = Outcome.SENT
     if error is not None:
         outcome = Outcome.IN_DOUBT if error.in_doubt else Outcome.RETRY if error.retryable else Outcome.REFUSED
-    milliseconds = round((time.monotonic() - began) * 1000)
-    log.info(
-        "message tried",
-        message=str(message.uuid),
-        direction=work.claim.direction.value,
-        outcome=outcome.value,
-        ms=milliseconds,
-        **({"error": str(error)} if error else {}),
-    )
     return Result(
         claim=work.claim,
         message=message,
@@ -339,6 +332,21 @@ def _send(work: Work) -> Result:
         request_id=error.request_id if error else "",
         retry_after=error.retry_after if error else None,
         conversation_identifier=clean(conversation_identifier),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _log_result(result: Result) -> None:
+    """Leave a trace of a try; written by the book-keeper alone, since many threads would wait for each other's lines."""
+    log.info(
+        "message tried",
+        org=result.claim.org_id,
+        conversation=result.claim.conversation_id,
+        message=str(result.message.uuid),
+        direction=result.claim.direction.value,
+        outcome=result.outcome.value,
+        ms=round(result.seconds * 1000),
+        **({"status": result.status, "code": result.code, "detail": result.detail} if result.detail else {}),
     )
 
 

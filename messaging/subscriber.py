@@ -39,7 +39,7 @@ Value = TypeVar("Value")
 
 LEASE_SECONDS = 9.0  # who dies is replaced within ten seconds
 HEARTBEAT_SECONDS = 2.5
-LOOK_SECONDS = 2.0  # how often a process looks for streams that nobody reads
+LOOK_SECONDS = 1.0  # how often a process looks for streams that nobody reads
 MOST_STREAMS = 3000  # of one process
 CLAIMED_AT_ONCE = 100  # streams are opened by and by: thousands at once stall
 STREAMS_PER_CHANNEL = 800  # Salesforce allows 1,000 calls on one connection

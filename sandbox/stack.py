@@ -152,7 +152,7 @@ class Stack:
             self._end(list(self.services.values()))
         if self.guard_process is not None:
             os.close(self.pipe)  # the guard sees that we are done, finds no group left, and removes the folder
-            self.guard_process.wait()
+            self.guard_process.communicate()
             self.guard_process = None
 
     def _start_guard(self) -> None:

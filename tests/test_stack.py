@@ -79,7 +79,7 @@ def gone_within(seconds: float, pids: set[int]) -> bool:
 def run_folder(pids: set[int]) -> Path:
     """Find the folder that the services of a launcher use, by PostgreSQL's command line."""
     for pid in pids:
-        words = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
+        words = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout.split()
         if "-D" in words:
             return Path(words[words.index("-D") + 1]).parent.parent
     raise AssertionError("no PostgreSQL among the children")

@@ -53,7 +53,8 @@ class Journey:
         return str(self.wait_for_one("interaction", text=hello)["conversation"])
 
     def seen(self, kind: str, **facts: object) -> list[Entry]:
-        """Give the journal's entries of a kind since the test began, oldest first."""
+        """Give the journal's entries of a kind since the test began, oldest first; `sender` stands for its `from`."""
+        facts = {"from" if name == "sender" else name: value for name, value in facts.items()}
         entries = self.call("GET", f"/control/journal?after={self.began}")["entries"]
         return [
             entry
@@ -104,4 +105,3 @@ def journey(stack: tuple[Stack, list[Company]]) -> Iterator[Journey]:
     running, companies = stack
     yield Journey(running, companies)
     running.control("DELETE", "/control/faults")
-

@@ -47,7 +47,7 @@ def test_a_batch_of_two_hundred_results_of_twenty_users_arrives_whole_and_in_ord
     body = {"account": "main", "org": journey.acme.org, "results": results}
     journey.call("POST", "/control/phone/batch", body)
     for user in users:
-        arrived = journey.wait_for("interaction", 10, **{"from": user})
+        arrived = journey.wait_for("interaction", 10, sender=user)
         assert [entry["text"] for entry in arrived] == [f"batch {n:03d}" for n in range(users.index(user), 200, 20)]
 
 
