@@ -90,6 +90,7 @@ class Control:
         get("/control/faults", self.get_faults)
         post("/control/faults", self.add_fault)
         app.router.add_delete("/control/faults", self.clear_faults)
+        app.router.add_delete(r"/control/faults/{id:\d+}", self.remove_fault)
         post("/control/streams/cut", self.cut_streams)
         post("/control/tokens/expire", self.expire_tokens)
         post("/control/replays/refuse", self.refuse_replays)
@@ -290,6 +291,12 @@ class Control:
     async def clear_faults(self, request: web.Request) -> web.StreamResponse:
         """Turn all faults off."""
         self.world.faults.clear()
+        self.show_faults()
+        return answer(200, {})
+
+    async def remove_fault(self, request: web.Request) -> web.StreamResponse:
+        """Turn one fault off."""
+        self.world.faults.remove(int(request.match_info["id"]))
         self.show_faults()
         return answer(200, {})
 

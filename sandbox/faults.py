@@ -56,6 +56,10 @@ class Faults:
         self.active.append(fault)
         return fault
 
+    def remove(self, fault_id: int) -> None:
+        """Turn one fault off, if it is still on."""
+        self.active = [fault for fault in self.active if fault.id != fault_id]
+
     def clear(self) -> None:
         """Turn everything off; calls that a time-out holds end when their caller gives up."""
         self.active.clear()

@@ -561,7 +561,8 @@ class Infobip:
         elif row:
             minutes = (1 + number * number) * self.retry_scale
             again = f"{minutes:g} min" if minutes >= 1 else f"{minutes * 60:.2g} s"
-            self.world.wire.trouble(row, f"webhook {status or error}, again in {again}")
+            what = f"webhook answered {status}" if status else "webhook not reachable"
+            self.world.wire.trouble(row, f"{what}, again in {again}")
         return {"status": status, "ms": round(ended - begun, 2), "taken": taken}
 
     def session(self) -> aiohttp.ClientSession:

@@ -252,7 +252,8 @@ class World:
                 phone.account = org.account_of(phone.sender) or phone.account
         for conversation in org.conversations.values():
             conversation.channel = org.channels.get(conversation.channel.address, conversation.channel)
-        self.org_added.set()
+        if any(account.webhook for account in org.accounts.values()):
+            self.org_added.set()
         return org
 
     def find_org(self, org_id: str | None) -> Org:

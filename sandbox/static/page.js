@@ -516,13 +516,8 @@ async function breakIt(button) {
   } else if (!mine.length) {
     for (const where of button.places) await post("/control/faults", { where, what: "status", status: 500, count: null });
   } else {
-    // The control API clears all faults at once: the others are turned on again.
-    const others = state.faults.filter((fault) => !mine.includes(fault));
-    await call("DELETE", "/control/faults");
-    for (const { id: _id, used = 0, ...fault } of others) {
-      await post("/control/faults", { ...fault, count: fault.count === null ? null : fault.count - used });
-    }
-    return note(others.length ? "That one answers again." : "All answer again.");
+    for (const { id } of mine) await call("DELETE", `/control/faults/${id}`);
+    return note("It answers again.");
   }
   return note(button.note);
 }

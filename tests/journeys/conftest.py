@@ -20,6 +20,8 @@ class Company:
     org: str
     channel_address: str
     sender: str
+    webhook: str
+    secret: str
 
 
 class Journey:
@@ -78,9 +80,17 @@ class Journey:
             return [future.result() for future in [pool.submit(each) for each in work]]
 
 
-def company_of(document: dict[str, Any]) -> Company:
-    channel = document["channels"][0]
-    return Company(document["org"]["orgId"], channel["channelAddressIdentifier"], channel["senders"][0]["number"])
+def move_in(stack: Stack, document: dict[str, Any]) -> Company:
+    """Provision a company, and give what the far sides know of it."""
+    result = stack.provision(document)
+    channel, account = document["channels"][0], document["infobipAccounts"][0]
+    return Company(
+        org=document["org"]["orgId"],
+        channel_address=channel["channelAddressIdentifier"],
+        sender=channel["senders"][0]["number"],
+        webhook=result["infobipAccounts"][0]["webhook"],
+        secret=account["webhookSecret"],
+    )
 
 
 @pytest.fixture(scope="package")
@@ -94,10 +104,9 @@ def stack() -> Iterator[tuple[Stack, list[Company]]]:
             documents = example_documents(running.salesforce_port, running.infobip_port, orgs=2)
             running.start()
             running.wait_ready()
-            for document in documents:
-                running.provision(document)
+            companies = [move_in(running, document) for document in documents]
             running.control("POST", "/control/reports", {"delivered": 0.05, "seen": 0.1, "auto": True})
-            yield running, [company_of(document) for document in documents]
+            yield running, companies
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from sandbox.stack import example_documents
-from tests.journeys.conftest import Journey, company_of
+from tests.journeys.conftest import Journey, move_in
 
 
 def test_expired_tokens_are_renewed_with_one_login_each(journey: Journey) -> None:
@@ -143,8 +143,7 @@ def test_with_valkey_down_webhooks_are_taken_at_once_and_relayed(journey: Journe
 
 def test_a_new_org_is_read_within_a_second(journey: Journey) -> None:
     document = example_documents(journey.stack.salesforce_port, journey.stack.infobip_port, orgs=3)[2]
-    newcomer = company_of(document)
-    journey.stack.provision(document)
+    newcomer = move_in(journey.stack, document)
     began = time.monotonic()
     journey.wait_for_one("stream_open", org=newcomer.org, seconds=5)
     assert time.monotonic() - began < 1.5

@@ -218,7 +218,7 @@ def test_a_webhook_that_is_not_taken_comes_again_with_the_same_bytes() -> None:
             answer = await ana_writes(sides)
             assert [each["status"] for each in answer["answers"]] == [503]
             row = (await sides.control("GET", "/control/state"))["wire"][0]
-            assert row["trouble"] == "webhook 503, again in 2 min"
+            assert row["trouble"] == "webhook answered 503, again in 2 min"
             await asyncio.sleep(0.1)
             assert len(sides.arrived) == 1
             await sides.control("POST", "/control/clock", {"retryScale": 0.0001})  # also for the wait that has begun
