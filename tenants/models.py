@@ -30,8 +30,8 @@ class SalesforceConnection(models.Model):
     """The hosts of an org, and the credentials of our connected app in it."""
 
     org = models.OneToOneField(Org, models.CASCADE, related_name="salesforce")
-    base_url = models.URLField("base URL", max_length=300)
-    scrt_url = models.URLField("SCRT URL", max_length=300)
+    base_url = models.CharField("base URL", max_length=300)
+    scrt_url = models.CharField("SCRT URL", max_length=300)
     pubsub_endpoint = models.CharField("Pub/Sub endpoint", max_length=200, blank=True)
     consumer_key = models.CharField(max_length=300)
     username = models.CharField(max_length=200)

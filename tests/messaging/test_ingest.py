@@ -13,7 +13,7 @@ from connector.salesforce.platform_events import PlatformEvent, Topic
 from messaging.ingest import StreamBatch, receive_stream_batches, receive_webhook
 from messaging.models import Conversation, Direction, EventSubscription, Lane, Message, ReceivedEvent, Status
 from messaging.relay import untold
-from tenants.models import Sender
+from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
 
@@ -246,6 +246,16 @@ def test_a_report_on_another_orgs_message_has_no_effect(acme: World, rival: Worl
     message.refresh_from_db()
     assert message.status == Status.PENDING
     assert ReceivedEvent.objects.get(org=acme.org).problem == "no message of this account has this messageId"
+
+
+def test_a_report_through_another_account_of_the_same_org_has_no_effect(acme: World) -> None:
+    message = reply(acme)
+    other = InfobipAccount.objects.create(
+        org=acme.org, name="other", base_url="https://other.api.infobip.com", api_key="k", webhook_secret="s"
+    )
+    receive_webhook(other, [delivery_report(str(message.uuid))])
+    message.refresh_from_db()
+    assert message.status == Status.PENDING
 
 
 def test_a_long_reply_is_told_once_and_only_when_all_its_parts_arrived(acme: World) -> None:
