@@ -16,7 +16,7 @@ ACKNOWLEDGEMENT_URL = f"{SCRT}/api/v1/acknowledgement"
 INFOBIP = "https://k2v9.api.infobip.com"
 SEND_URL = f"{INFOBIP}/whatsapp/1/message/text"
 
-ORG_ID = "00D5g00000ABcDEEA4"
+ORG_ID = "00D5g00000ABcDEEA1"
 CHANNEL = "6f1f4a5e-2f0a-4e1c-9c55-0b9b6f9f2d31"
 CONTEXT = "Infobip_WhatsApp"
 CONVERSATION = "c0a2c1b4-7f0e-4f6c-9a44-5d2f6f0e7b11"

@@ -96,9 +96,7 @@ def _read(path: Path) -> Contract:
 
 def _schema_of(message: Any) -> Any:
     ((_, content),) = [
-        (kind, each)
-        for kind, each in message["content"].items()
-        if kind in ("application/json", "multipart/form-data")
+        (kind, each) for kind, each in message["content"].items() if kind in ("application/json", "multipart/form-data")
     ]
     return content["schema"]
 

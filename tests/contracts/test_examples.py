@@ -51,7 +51,9 @@ def test_the_published_examples_of_a_webhook_are_read(document: str, operation: 
         expected = READ_OTHERWISE.get(name, READ_AS[document, operation])
         for result in webhooks.results_of(body):
             read = _read(result)
-            assert read.startswith(expected) if isinstance(read, str) and isinstance(expected, str) else read is expected, name
+            assert read.startswith(expected) if isinstance(read, str) and isinstance(expected, str) else read is expected, (
+                name
+            )
 
 
 @pytest.mark.parametrize("document", [WHATSAPP, MESSAGES_API])
@@ -59,9 +61,7 @@ def test_every_published_webhook_is_considered(document: str) -> None:
     assert load(document).webhooks() == {operation for each, operation in READ_AS if each == document}
 
 
-@pytest.mark.parametrize(
-    ("document", "operation"), [pair for pair, expected in READ_AS.items() if expected is not UNKNOWN]
-)
+@pytest.mark.parametrize(("document", "operation"), [pair for pair, expected in READ_AS.items() if expected is not UNKNOWN])
 def test_each_result_of_the_published_examples_has_a_key_of_its_own_that_stays(document: str, operation: str) -> None:
     for body in load(document).examples(operation).values():
         keys = [webhooks.key_of(result) for result in webhooks.results_of(body)]
@@ -129,11 +129,14 @@ def test_a_recorded_payload_fits_the_published_schema(name: str) -> None:
     [
         *((f"infobip/answers/{name}", WHATSAPP, "/whatsapp/1/message/text") for name in payloads.names("infobip/answers")),
         *(
-            (f"infobip/errors/{name}", *(
-                (MESSAGES_API, "/messages-api/1/messages")
-                if name.startswith("api_error")
-                else (WHATSAPP, "/whatsapp/1/message/text")
-            ))
+            (
+                f"infobip/errors/{name}",
+                *(
+                    (MESSAGES_API, "/messages-api/1/messages")
+                    if name.startswith("api_error")
+                    else (WHATSAPP, "/whatsapp/1/message/text")
+                ),
+            )
             for name in payloads.names("infobip/errors")
         ),
         ("salesforce/answers/interaction_accepted", INTERACTIONS, "/interactions"),

@@ -40,7 +40,11 @@ def test_a_recorded_payload_loads_in_the_models_of_infobip(name: str) -> None:
 
 @pytest.mark.parametrize(
     "operation",
-    ["receive-messages-api-incoming-messages", "receive-messages-api-delivery-reports", "receive-messages-api-seen-reports"],
+    [
+        "receive-messages-api-incoming-messages",
+        "receive-messages-api-delivery-reports",
+        "receive-messages-api-seen-reports",
+    ],
 )
 def test_the_published_examples_load_in_the_models_of_infobip(operation: str) -> None:
     for name, body in load(MESSAGES_API).examples(operation).items():

@@ -23,7 +23,7 @@ from tests.connector import (
 from tests.contracts.published import INTERACTIONS, WHATSAPP, Contract, load
 from tests.payloads import load as recorded
 
-TEXTS = ["Hello, where is my order 4711?", "Grüße 👋\n\u200f\ttabs \"quotes\" and \\ back", "x" * interactions.TEXT_LIMIT]
+TEXTS = ["Hello, where is my order 4711?", 'Grüße 👋\n\u200f\ttabs "quotes" and \\ back', "x" * interactions.TEXT_LIMIT]
 
 
 def _multipart(request: Any) -> dict[str | None, tuple[str, bytes]]:

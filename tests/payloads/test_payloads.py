@@ -174,7 +174,9 @@ def test_every_recorded_webhook_has_an_expectation() -> None:
 def test_every_kind_that_is_rendered_has_a_recording() -> None:
     whatsapp = {load(f"infobip/whatsapp/{name}")["results"][0]["message"]["type"] for name in WHATSAPP}
     messages_api = {
-        content["type"] for name in MESSAGES_API for content in load(f"infobip/messages_api/{name}")["results"][0]["content"]
+        content["type"]
+        for name in MESSAGES_API
+        for content in load(f"infobip/messages_api/{name}")["results"][0]["content"]
     }
     assert whatsapp >= webhooks._WHATSAPP_KINDS.keys()
     assert messages_api >= webhooks._MESSAGES_API_KINDS.keys()
@@ -186,7 +188,9 @@ TOPIC = Topic("/event/Infobip_Event__e", "00D5g00000ABcDE", "EventType__c", "Pay
 CHANNEL, CONVERSATION = "6f1f4a5e-2f0a-4e1c-9c55-0b9b6f9f2d31", "c0a2c1b4-7f0e-4f6c-9a44-5d2f6f0e7b11"
 
 
-def _reply(entry: str, content: Text | Unsupported, client_timestamp: int, conversation: str = CONVERSATION) -> ReplyWritten:
+def _reply(
+    entry: str, content: Text | Unsupported, client_timestamp: int, conversation: str = CONVERSATION
+) -> ReplyWritten:
     written_at = datetime.fromtimestamp((client_timestamp + 100) / 1000, UTC)  # the transcript's time, 100 ms later
     return ReplyWritten(entry, CHANNEL, conversation, "385991234567", content, written_at)
 
