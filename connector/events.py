@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+import regex
+
 
 class UnexpectedPayload(Exception):
     """A payload that cannot be read; the text names the field and what is wrong with it, never its value."""
@@ -72,13 +74,30 @@ class ReplyWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionEnded:
+    """A messaging session ended."""
+
+    conversation: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """Something that we understand and need not act upon."""
 
     kind: str
 
 
-Event = MessageReceived | ReceiptReceived | ReplyWritten | Ignored
+Event = MessageReceived | ReceiptReceived | ReplyWritten | SessionEnded | Ignored
+
+
+MARK = "\u25b8"  # a small triangle; begins each line that is ours, not an end user's
+_LIKE_THE_MARK = "\u25b8\u25b6\u25ba\u2023\u23f5"
+
+
+def unmarked(text: str) -> str:
+    """Take out of an end user's text what could pass for our mark."""
+    return re.sub(f"[{_LIKE_THE_MARK}]", ">", text)
 
 
 def clean(text: str) -> str:
@@ -87,13 +106,27 @@ def clean(text: str) -> str:
 
 
 def split_text(text: str, limit: int) -> Iterator[str]:
-    """Cut a text into parts of at most ``limit`` characters, at white space where there is some."""
+    """Cut a text into parts of at most ``limit`` characters, at white space where there is some.
+
+    Where there is none, what a reader sees as one character (an emoji of several code points, a letter with its accents)
+    stays whole.
+    """
     while len(text) > limit:
         # the separator itself may stand just behind the limit, hence + 1
         cut = max(text.rfind(space, limit // 2, limit + 1) for space in (" ", "\n"))
-        head, text = (text[:cut], text[cut + 1 :]) if cut > 0 else (text[:limit], text[limit:])
+        if cut > 0:
+            head, text = text[:cut], text[cut + 1 :]
+        else:
+            cut = _last_grapheme_end(text, limit)
+            head, text = text[:cut], text[cut:]
         yield head
     yield text
+
+
+def _last_grapheme_end(text: str, limit: int) -> int:
+    ends = [match.end() for match in regex.finditer(r"\X", text[max(0, limit - 200) : limit + 200])]
+    fitting = [end + max(0, limit - 200) for end in ends if end + max(0, limit - 200) <= limit]
+    return fitting[-1] if fitting else limit
 
 
 def parse_time(value: object, field: str) -> datetime:

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 
-from messaging.models import Attempt, Conversation, EventSubscription, Lane, Message, ReceivedEvent
+from messaging.models import Attempt, Circuit, Conversation, EventSubscription, Lane, Message, ReceivedEvent
 from tenants.admin import ReadOnly
 
 
@@ -36,6 +36,13 @@ class ConversationAdmin(ReadOnly):
     list_select_related = ["org", "channel"]
     search_fields = ["=subject", "=identifier"]
     ordering = ["-id"]
+
+
+@admin.register(Circuit)
+class CircuitAdmin(ReadOnly):
+    list_display = ["side", "org", "failures", "opened_at", "probe_at", "last_success_at"]
+    list_select_related = ["org"]
+    list_filter = ["side", ("opened_at", admin.EmptyFieldListFilter)]
 
 
 @admin.register(Lane)

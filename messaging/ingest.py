@@ -20,6 +20,7 @@ from connector.events import (
     Receipt,
     ReceiptReceived,
     ReplyWritten,
+    SessionEnded,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -29,8 +30,9 @@ from connector.infobip import webhooks
 from connector.infobip.client import TEXT_LIMIT as WHATSAPP_TEXT_LIMIT
 from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMIT
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
-from messaging.lanes import Room, create_lanes, lock_lanes, make_due, query
+from messaging.lanes import Room, create_lanes, lock_lanes, make_due
 from messaging.models import MAY_FOLLOW, Direction, Status
+from messaging.query import query
 from tenants.models import Channel, InfobipAccount
 
 log = structlog.get_logger(__name__)
@@ -222,7 +224,7 @@ def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool
 
 
 def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> bool:
-    """Put messages into their conversations' lanes, in the given order; True if any waits there now."""
+    """Put messages into their conversations' lanes, in the given order; True if lanes have work now."""
     if not incoming:
         return False
     rooms = _rooms(org_id, direction, incoming)
@@ -251,6 +253,7 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
                UPDATE messaging_conversation SET
                    name = COALESCE(NULLIF(told.name, ''), messaging_conversation.name),
                    identifier = COALESCE(NULLIF(told.identifier, ''), messaging_conversation.identifier),
+                   session_open = session_open OR told.identifier <> '',
                    last_sender_id = COALESCE(told.sender_id, last_sender_id),
                    window_closes_at = CASE WHEN told.sender_id IS NULL THEN window_closes_at
                                            ELSE GREATEST(window_closes_at, told.written_at + %s) END
@@ -280,7 +283,10 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
             *(list(column) for column in zip(*rows, strict=True)),
         ],
     )
-    return any(not message.failure for message in incoming)
+    failed = [room.conversation_id for message, room in zip(incoming, rooms, strict=True) if message.failure]
+    if failed:
+        make_due(org_id, Direction.RECEIPTS, sorted(set(failed)))
+    return True
 
 
 def _rooms(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> list[Room]:
@@ -328,8 +334,9 @@ def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) 
     wanted = sorted(strangers)
     columns = [[channel_id for channel_id, _ in wanted], [subject for _, subject in wanted]]
     query(
-        """INSERT INTO messaging_conversation (org_id, channel_id, subject, name, identifier, created_at)
-           SELECT %s, channel_id, subject, name, '', clock_timestamp()
+        """INSERT INTO messaging_conversation
+               (org_id, channel_id, subject, name, identifier, session, session_open, created_at)
+           SELECT %s, channel_id, subject, name, '', '', false, clock_timestamp()
            FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS t (channel_id, subject, name)
            ON CONFLICT DO NOTHING""",
         [org_id, *columns, [strangers[place] for place in wanted]],
@@ -428,7 +435,18 @@ def _receive_events(batch: StreamBatch, *, carefully: bool) -> bool:
     if not arrivals:
         return False
     fresh = _keep_new(arrivals, org_id=batch.org_id, subscription_id=batch.subscription_id)
-    return _apply(fresh, lambda some: _take_replies(batch.org_id, some), carefully=carefully, org_id=batch.org_id)
+    return _apply(fresh, lambda some: _apply_events(batch.org_id, some), carefully=carefully, org_id=batch.org_id)
+
+
+def _apply_events(org_id: int, arrivals: Sequence[Arrival]) -> bool:
+    for arrival in arrivals:
+        if isinstance(arrival.event, SessionEnded):
+            query(
+                """UPDATE messaging_conversation SET session_open = false
+                   WHERE org_id = %s AND identifier = %s AND session IN ('', %s)""",
+                [org_id, arrival.event.conversation, arrival.event.session],
+            )
+    return _take_replies(org_id, arrivals)
 
 
 def _read_event(event: PlatformEvent, topic: Topic) -> Arrival:

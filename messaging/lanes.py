@@ -8,17 +8,24 @@ one order everywhere, lanes by id before messages by id, so that batches do not 
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-from django.db import connection
+from django.utils import timezone
 
-from messaging.models import Direction, Outcome, Status
+from messaging import circuits
+from messaging.circuits import SIDE_OF, Call
+from messaging.models import Direction, Outcome, Side, Status
+from messaging.query import query
 
 LEASE_SECONDS = 20
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 20.0  # what waits is under way again within half a minute of the cause going away
+REPORT_SECONDS = 10.0  # how long a report may take that tells what became of a send in doubt
+MOST_TRIES = 8  # of a message that fails while others pass
+LONGEST_FAILING = timedelta(minutes=15)  # likewise
+LONGEST_WAIT = timedelta(hours=72)  # as long as Salesforce keeps its events
 
 
 class Room(NamedTuple):
@@ -61,7 +68,7 @@ class Waiting:
     more: bool  # others wait behind it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """How the try of a message ended."""
 
@@ -75,14 +82,20 @@ class Result:
     request_id: str = ""
     retry_after: float | None = None
     conversation_identifier: str = ""
+    session: str = ""
     seconds: float = 0.0  # the call took
+    called: bool = True  # False: it was given back untried, or failed through our own fault
+    given_up: str = ""  # why it is not tried again, in words for the rep
 
+    @property
+    def succeeded(self) -> bool:
+        """Tell whether the far side did its part; a refusal for good is one too."""
+        return self.outcome in (Outcome.SENT, Outcome.REFUSED)
 
-def query(sql: str, parameters: Sequence[Any]) -> list[Any]:
-    """Run one statement, and give its rows where it has some."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return cursor.fetchall() if cursor.description else []
+    @property
+    def pauses(self) -> bool:
+        """Tell whether the lane waits before the same message is tried again."""
+        return not self.succeeded and not self.given_up
 
 
 def create_lanes(org_id: int, conversation_ids: Sequence[int]) -> None:
@@ -135,22 +148,72 @@ def make_due(org_id: int, direction: Direction, conversation_ids: Sequence[int])
     )
 
 
-def claim(most: int) -> list[Claim]:
-    """Take due lanes that nobody holds, or whose holder's lease ran out, those that have waited longest first."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many more lanes of an org and far side a process may take, and how many it holds."""
+
+    org_id: int
+    side: Side
+    more: int
+    held: int
+
+
+def claim(most: int, *, shares: Iterable[Share] = (), share: int = 8) -> list[Claim]:
+    """Take due lanes that nobody holds, or whose holder's lease ran out.
+
+    Nobody waits for a neighbour: of each org and far side at most its share is taken, those that have waited longest
+    first, and orgs take turns, who holds least coming first. An open circuit lets one lane through for each probe.
+
+    :param most: how many lanes to take
+    :param shares: what is left to orgs and sides of which something is known; the others have ``share``
+    """
+    given = list(shares)
+    probes = circuits.take_probes()
     rows = query(
-        """WITH due AS (
-               SELECT id FROM messaging_lane
-               WHERE due_at <= clock_timestamp()
-                 AND (retry_at IS NULL OR retry_at <= clock_timestamp())
-                 AND (leased_until IS NULL OR leased_until < clock_timestamp())
-               ORDER BY due_at, id LIMIT %s
-               FOR NO KEY UPDATE SKIP LOCKED)
+        """WITH RECURSIVE org (id) AS (
+               (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL ORDER BY org_id LIMIT 1)
+               UNION ALL
+               SELECT (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL AND org_id > org.id
+                       ORDER BY org_id LIMIT 1)
+               FROM org WHERE org.id IS NOT NULL),
+           way AS (
+               SELECT org.id AS org_id, of.direction, probe.side IS NOT NULL AS probing, COALESCE(share.held, 0) AS held,
+                   CASE WHEN probe.side IS NOT NULL THEN 1 ELSE LEAST(COALESCE(share.more, %s), %s) END AS more
+               FROM org
+               CROSS JOIN unnest(%s::text[], %s::text[]) AS of (direction, side)
+               LEFT JOIN unnest(%s::bigint[], %s::text[], %s::int[], %s::int[]) AS share (org_id, side, more, held)
+                 ON share.org_id = org.id AND share.side = of.side
+               LEFT JOIN unnest(%s::bigint[], %s::text[]) AS probe (org_id, side)
+                 ON probe.org_id = org.id AND probe.side = of.side
+               LEFT JOIN messaging_circuit circuit
+                 ON circuit.org_id = org.id AND circuit.side = of.side AND circuit.opened_at IS NOT NULL
+               WHERE org.id IS NOT NULL AND (circuit.id IS NULL OR probe.side IS NOT NULL)),
+           candidate AS MATERIALIZED (
+               SELECT lane.id, lane.due_at, way.org_id, way.held
+               FROM way CROSS JOIN LATERAL (
+                   SELECT id, due_at FROM messaging_lane
+                   WHERE org_id = way.org_id AND direction = way.direction AND due_at IS NOT NULL
+                     AND (due_at <= clock_timestamp() OR way.probing)
+                     AND (retry_at IS NULL OR retry_at <= clock_timestamp() OR way.probing)
+                     AND (leased_until IS NULL OR leased_until < clock_timestamp())
+                   ORDER BY due_at LIMIT way.more
+                   FOR NO KEY UPDATE SKIP LOCKED) AS lane),
+           turn AS (
+               SELECT id FROM candidate
+               ORDER BY row_number() OVER (PARTITION BY org_id ORDER BY due_at) + held, due_at LIMIT %s)
            UPDATE messaging_lane lane
            SET lease_id = gen_random_uuid(), leased_until = clock_timestamp() + make_interval(secs => %s)
-           FROM due WHERE lane.id = due.id
+           FROM turn WHERE lane.id = turn.id
            RETURNING lane.id, lane.org_id, lane.conversation_id, lane.direction, lane.lease_id, lane.arrivals,
                lane.failures""",
-        [most, LEASE_SECONDS],
+        [
+            *(share, most),
+            *([direction.value for direction in SIDE_OF], [side.value for side in SIDE_OF.values()]),
+            *([each.org_id for each in given], [each.side.value for each in given]),
+            *([each.more for each in given], [each.held for each in given]),
+            *([org_id for org_id, _ in probes], [side.value for _, side in probes]),
+            *(most, LEASE_SECONDS),
+        ],
     )
     return [
         Claim(lane_id, org_id, conversation_id, Direction(direction), lease_id, seen, failures)
@@ -168,14 +231,19 @@ def renew(claims: Iterable[Claim]) -> set[int]:
     return mine
 
 
-def _lock_mine(claims: Iterable[Claim]) -> dict[int, int]:
-    """Lock lanes in sorted order, and give the arrivals of those that are still held: the fence of every record."""
+def _lock_mine(claims: Iterable[Claim], *, receipts_of: Sequence[int] = ()) -> dict[int, int]:
+    """Lock lanes in sorted order, and give the arrivals of those that are still held: the fence of every record.
+
+    :param receipts_of: conversations whose receipts lane is locked in the same breath, since it may be rung
+    """
     held = {each.lane_id: each.lease_id for each in claims}
     rows = query(
-        "SELECT id, lease_id, arrivals FROM messaging_lane WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
-        [sorted(held)],
+        """SELECT id, lease_id, arrivals FROM messaging_lane
+           WHERE id = ANY(%s) OR (conversation_id = ANY(%s) AND direction = 'receipts')
+           ORDER BY id FOR NO KEY UPDATE""",
+        [sorted(held), list(receipts_of)],
     )
-    return {lane_id: arrivals for lane_id, lease_id, arrivals in rows if lease_id == held[lane_id]}
+    return {lane_id: arrivals for lane_id, lease_id, arrivals in rows if lane_id in held and lease_id == held[lane_id]}
 
 
 def first_waiting(lane_ids: Sequence[int]) -> dict[int, Waiting]:
@@ -226,15 +294,27 @@ def record(results: Sequence[Result]) -> list[tuple[Claim, Waiting]]:
     A result whose lane was taken over meanwhile does not count: who holds the lane now found the open attempt and
     decides. A status moves only from pending, since a report can be faster than the answer to the send.
     """
-    arrivals = _lock_mine(result.claim for result in results)
+    may_fail = {
+        each.claim.conversation_id
+        for each in results
+        if each.claim.direction is Direction.OUTBOUND and each.outcome is not Outcome.SENT
+    }
+    arrivals = _lock_mine((result.claim for result in results), receipts_of=sorted(may_fail))
     counted = sorted((each for each in results if each.claim.lane_id in arrivals), key=lambda each: each.message.id)
+    circuits.note(
+        Call(each.claim.org_id, each.claim.direction, each.claim.lane_id, each.succeeded) for each in counted if each.called
+    )
+    _give_up([each for each in counted if not each.succeeded])
     _end_attempts(counted)
     _advance_messages(counted)
     _name_conversations(counted)
+    for result in counted:
+        if result.claim.direction is Direction.OUTBOUND and (result.outcome is Outcome.REFUSED or result.given_up):
+            make_due(result.claim.org_id, Direction.RECEIPTS, [result.claim.conversation_id])
 
     looked: list[Result] = []
     for result in counted:
-        if result.outcome in (Outcome.RETRY, Outcome.IN_DOUBT):
+        if result.pauses:
             continue
         # nothing waited behind it when we looked, and nothing came since: no need to look again
         if result.message.more or arrivals[result.claim.lane_id] != result.claim.seen:
@@ -246,6 +326,40 @@ def record(results: Sequence[Result]) -> list[tuple[Claim, Waiting]]:
     _keep(going_on)
     _release([(each, backoff(each)) for each in counted if each.claim.lane_id not in heads])
     return [(result.claim, heads[result.claim.lane_id]) for result in going_on]
+
+
+def _give_up(results: Sequence[Result]) -> None:
+    """Find the messages that are not worth another try, and say why.
+
+    During a general outage all wait. One that keeps failing while others pass is at fault itself; and what nobody would
+    want any more is let go.
+    """
+    if not results:
+        return
+    rows = query(
+        """SELECT message.id, message.tries + 1, message.created_at, message.direction, conversation.window_closes_at,
+               circuit.opened_at IS NULL, circuit.last_success_at,
+               (SELECT min(started_at) FROM messaging_attempt WHERE message_id = message.id)
+           FROM messaging_message message
+           JOIN messaging_conversation conversation ON conversation.id = message.conversation_id
+           LEFT JOIN messaging_circuit circuit ON circuit.org_id = message.org_id
+               AND circuit.side = CASE message.direction WHEN 'outbound' THEN 'infobip' ELSE 'salesforce' END
+           WHERE message.id = ANY(%s)""",
+        [[each.message.id for each in results]],
+    )
+    now = timezone.now()
+    reasons: dict[int, str] = {}
+    for message_id, tries, created_at, direction, window_closes_at, closed, passed_at, first_try in rows:
+        failing_for = now - first_try if first_try else timedelta()
+        others_pass = closed and passed_at is not None and first_try is not None and passed_at > first_try
+        if now - created_at > LONGEST_WAIT:
+            reasons[message_id] = f"it could not be delivered for {LONGEST_WAIT.days * 24} hours"
+        elif direction == Direction.OUTBOUND and window_closes_at is not None and window_closes_at < now:
+            reasons[message_id] = "the 24-hour window closed while it waited; send a template"
+        elif others_pass and (tries >= MOST_TRIES or failing_for > LONGEST_FAILING):
+            reasons[message_id] = "it kept failing while other messages passed"
+    for result in results:
+        result.given_up = reasons.get(result.message.id, "")
 
 
 def _end_attempts(results: Sequence[Result]) -> None:
@@ -270,7 +384,7 @@ def _advance_messages(results: Sequence[Result]) -> None:
     """Move messages forward; ``results`` are in the order of the messages' ids."""
     ids = [each.message.id for each in results]
     query("SELECT 1 FROM messaging_message WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [ids])
-    reached = {Outcome.SENT: Status.SENT, Outcome.REFUSED: Status.FAILED}
+    reached = {Outcome.SENT: Status.SENT.value, Outcome.REFUSED: Status.FAILED.value}
     query(
         """UPDATE messaging_message SET tries = tries + 1, status = COALESCE(tried.status, messaging_message.status),
                status_at = CASE WHEN tried.status IS NULL THEN status_at ELSE clock_timestamp() END,
@@ -279,38 +393,46 @@ def _advance_messages(results: Sequence[Result]) -> None:
            WHERE messaging_message.id = tried.id AND messaging_message.status = 'pending'""",
         [
             ids,
-            [reached[each.outcome].value if each.outcome in reached else None for each in results],
+            [Status.FAILED.value if each.given_up else reached.get(each.outcome) for each in results],
             [each.code[:100] for each in results],
-            [each.detail[:300] for each in results],
+            [(f"{each.given_up} ({each.detail})" if each.given_up else each.detail)[:300] for each in results],
         ],
     )
 
 
 def _name_conversations(results: Sequence[Result]) -> None:
-    """Keep the id that Salesforce gave a conversation."""
-    named = {each.claim.conversation_id: each.conversation_identifier for each in results if each.conversation_identifier}
-    if not named:
+    """Keep what Salesforce says of a conversation: its id, and the session that is open now."""
+    told = {each.claim.conversation_id: each for each in results if each.conversation_identifier}
+    if not told:
         return
-    ids = sorted(named)
+    ids = sorted(told)
+    columns = [ids, [told[each].conversation_identifier for each in ids], [told[each].session[:18] for each in ids]]
     changed = query(
         """SELECT conversation.id FROM messaging_conversation conversation
-           JOIN unnest(%s::bigint[], %s::text[]) AS named (id, identifier) ON named.id = conversation.id
-           WHERE conversation.identifier <> named.identifier
+           JOIN unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, identifier, session)
+             ON told.id = conversation.id
+           WHERE (conversation.identifier, conversation.session, conversation.session_open)
+               IS DISTINCT FROM (told.identifier, told.session, true)
            ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
-        [ids, [named[each] for each in ids]],
+        columns,
     )
-    for (conversation_id,) in changed:
+    if changed:
         query(
-            "UPDATE messaging_conversation SET identifier = %s WHERE id = %s",
-            [named[conversation_id], conversation_id],
+            """UPDATE messaging_conversation SET identifier = told.identifier, session = told.session, session_open = true
+               FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, identifier, session)
+               WHERE messaging_conversation.id = told.id""",
+            columns,
         )
 
 
 def backoff(result: Result) -> float:
     """Say how many seconds a lane pauses after a result, 0 for none."""
-    if result.outcome not in (Outcome.RETRY, Outcome.IN_DOUBT):
+    if not result.pauses:
         return 0.0
-    return backoff_seconds(result.claim.failures, result.retry_after)
+    seconds = backoff_seconds(result.claim.failures, result.retry_after)
+    if result.outcome is Outcome.IN_DOUBT and result.claim.direction is Direction.OUTBOUND:
+        return max(seconds, REPORT_SECONDS)  # a report moves the message on, and it is not sent again
+    return seconds
 
 
 def backoff_seconds(failures: int, retry_after: float | None) -> float:
@@ -346,6 +468,30 @@ def _release(results: Sequence[tuple[Result, float]]) -> None:
             [None if pause else each.message.written_at for each, pause in results],
         ],
     )
+
+
+def add_notice(claim: Claim, channel_id: int, entry: str, text: str) -> None:
+    """Queue a line of our own for the rep, once for each entry that it is about."""
+    lane_rows = query(
+        """SELECT id, position FROM messaging_lane WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound'
+           FOR NO KEY UPDATE""",
+        [claim.org_id, claim.conversation_id],
+    )
+    for lane_id, position in lane_rows:
+        query(
+            """INSERT INTO messaging_message (org_id, lane_id, conversation_id, channel_id, direction, position, uuid,
+                   source_entry, part, text, written_at, created_at, late, status, status_at, tries, error_code, error,
+                   told)
+               VALUES (%s, %s, %s, %s, 'inbound', %s, gen_random_uuid(), %s, 0, %s, clock_timestamp(), clock_timestamp(),
+                   false, 'pending', clock_timestamp(), 0, '', '', '')
+               ON CONFLICT DO NOTHING""",
+            [claim.org_id, lane_id, claim.conversation_id, channel_id, position + 1, f"failure:{entry}"[:250], text],
+        )
+        query(
+            """UPDATE messaging_lane SET position = position + 1, arrivals = arrivals + 1,
+                   due_at = LEAST(due_at, clock_timestamp()) WHERE id = %s""",
+            [lane_id],
+        )
 
 
 def hand_back(claims: Iterable[Claim], *, pause: float = 0.0, done: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from uuid import uuid4
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
@@ -33,6 +34,14 @@ MAY_FOLLOW: dict[Status, list[Status]] = {
     Status.READ: [Status.PENDING, Status.SENT, Status.DELIVERED, Status.FAILED],
     Status.FAILED: [Status.PENDING, Status.SENT],
 }
+
+
+class Side(models.TextChoices):
+    """A far side; Salesforce takes receipts at a door of their own, which may be open while the other one is not."""
+
+    SALESFORCE = "salesforce"
+    RECEIPTS = "receipts"
+    INFOBIP = "infobip"
 
 
 class Outcome(models.TextChoices):
@@ -104,6 +113,8 @@ class Conversation(models.Model):
     subject = models.CharField("end user", max_length=150, help_text="the first address seen; Salesforce's `from`")
     name = models.CharField(max_length=200, blank=True)
     identifier = models.CharField(max_length=255, blank=True, help_text="Salesforce's id of it")
+    session = models.CharField(max_length=18, blank=True, help_text="the messaging session seen last")
+    session_open = models.BooleanField(default=False)
     last_sender = models.ForeignKey(Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False)
     window_closes_at = models.DateTimeField(null=True, blank=True, help_text="24 hours after the end user last wrote")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -154,10 +165,29 @@ class Lane(models.Model):
                 name="lane_lease_whole",
             ),
         ]
-        indexes = [models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="lane_due")]
+        indexes = [models.Index(fields=["org", "direction", "due_at"], condition=Q(due_at__isnull=False), name="lane_due")]
 
     def __str__(self) -> str:
         return f"{self.direction} lane {self.pk}"
+
+
+class Circuit(models.Model):
+    """How a far side does for one org: failures in a row, and whether only probes go there; see circuits.py."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="circuits", db_constraint=False)
+    side = models.CharField(max_length=10, choices=Side.choices)
+    failures = models.PositiveIntegerField(default=0, help_text="in a row, of all lanes")
+    failing_lanes = ArrayField(models.BigIntegerField(), default=list, help_text="some of those that failed")
+    opened_at = models.DateTimeField(null=True, blank=True, help_text="since when only probes go there")
+    probe_at = models.DateTimeField(null=True, blank=True, help_text="when the next one may")
+    last_success_at = models.DateTimeField(null=True, blank=True, help_text="some seconds exact")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "side"], name="circuit_of_org")]
+        indexes = [models.Index(fields=["probe_at"], condition=Q(opened_at__isnull=False), name="circuit_open")]
+
+    def __str__(self) -> str:
+        return f"{self.side} circuit {self.pk}"
 
 
 class Message(models.Model):
@@ -194,7 +224,7 @@ class Message(models.Model):
             models.Index(fields=["lane", "position"], condition=Q(status="pending"), name="message_waiting"),
             models.Index(
                 fields=["conversation"],
-                condition=Q(direction="outbound", status__in=["delivered", "read"]) & ~Q(told=F("status")),
+                condition=Q(direction="outbound", status__in=["delivered", "read", "failed"]) & ~Q(told=F("status")),
                 name="message_to_tell",
             ),
             models.Index(fields=["org", "-created_at"], name="message_newest"),

@@ -8,22 +8,26 @@ down when the process dies is found by whoever claims the lane next.
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from uuid import NAMESPACE_OID, uuid5
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection, transaction
 
-from connector.events import Receipt, clean
+from connector.events import MARK, Receipt, clean
 from connector.http import TOTAL_SECONDS, ApiError, CustomerMustAct, time_limit
 from connector.infobip.client import InfobipClient
-from connector.salesforce.interactions import MOST_ACKNOWLEDGEMENTS, Acknowledgement, InteractionClient
-from messaging import lanes
-from messaging.lanes import Claim, Result, Waiting
-from messaging.models import Direction, Outcome, Status
+from connector.salesforce.interactions import MOST_ACKNOWLEDGEMENTS, Acknowledgement, Delivered, InteractionClient
+from messaging import circuits, lanes
+from messaging.circuits import SIDE_OF, Call
+from messaging.lanes import Claim, Result, Share, Waiting
+from messaging.models import Direction, Outcome, Side, Status
+from messaging.query import query
 from tenants.encryption import CannotDecrypt
 from tenants.models import Channel, SalesforceConnection, Sender
 from tenants.tenancy import every_org
@@ -36,6 +40,9 @@ WORK_SECONDS = TOTAL_SECONDS + 3  # a login, a call and its repetition together;
 STALE_SECONDS = lanes.LEASE_SECONDS - WORK_SECONDS  # work that waited longer than this to begin is given back
 ROUTE_SECONDS = 5.0  # how soon changed credentials count
 DRAIN_SECONDS = 20.0
+SLOW_SECONDS = 2.0  # a far side that takes longer gets fewer calls at once
+FIRST_SHARE = 8  # calls under way at once to a far side of which nothing is known yet
+LEAST_SHARE = 2
 MOST_REFUSALS = 2  # how often a receipt is told again while the customer must act
 MOST_ROUTES = 10_000
 
@@ -51,6 +58,17 @@ class Route:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An entry of a rep that did not arrive; ``notice`` is the line that says so in the conversation, or empty."""
+
+    entry: str
+    code: str
+    reason: str
+    message_ids: list[int]
+    notice: str
+
+
 @dataclass(slots=True)
 class Telling:
     """What Salesforce is to be told about the rep's messages of one conversation, and the rows that this settles."""
@@ -58,9 +76,10 @@ class Telling:
     conversation: str
     end_user: str
     channel_id: int
-    acknowledgements: list[Acknowledgement]
-    settles: list[tuple[int, Status]]  # message ids and the state told
-    more: bool = False  # there is more than one call can tell
+    acknowledgements: list[Acknowledgement] = field(default_factory=list)
+    acknowledged: list[tuple[int, Status]] = field(default_factory=list)  # message ids, and the state that they tell
+    failures: list[Failure] = field(default_factory=list)
+    more: bool = False  # there is more than one pass can tell
 
 
 @dataclass(slots=True)
@@ -77,11 +96,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """How telling went."""
+    """How telling went: what is settled, and when the rest is tried again."""
 
     claim: Claim
     telling: Telling
-    again_after: float | None  # seconds; None: settled
+    settled: list[tuple[int, Status]]
+    noticed: list[Failure]
+    again_after: float | None  # seconds; None: nothing is left
+    called: bool = True
+    seconds: float = 0.0
 
 
 class Relay:
@@ -100,6 +123,7 @@ class Relay:
         self.stopping = threading.Event()
         self.stopped = threading.Event()
         self.routes = Routes()
+        self.flows = Flows(threads)
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="carrier")
 
     def start(self) -> None:
@@ -161,8 +185,13 @@ class Relay:
             results = [each for each in ended if isinstance(each, Result)]
             going_on = lanes.record(results) if results else []
             self._settle([each for each in ended if isinstance(each, Told)])
-            free = self.threads - (len(self.held) - len(ended)) - len(going_on)
-            claims = lanes.claim(free) if free > 0 and not self.stopping.is_set() else []
+            ended_lanes = {each.claim.lane_id for each in ended}
+            held = [claim for claim in self.held.values() if claim.lane_id not in ended_lanes]
+            held += [claim for claim, _ in going_on]
+            free = self.threads - len(held)
+            claims = []
+            if free > 0 and not self.stopping.is_set():
+                claims = lanes.claim(free, shares=self.flows.shares(held), share=FIRST_SHARE)
             heads = lanes.first_waiting([each.lane_id for each in claims if each.direction is not Direction.RECEIPTS])
             pairs = going_on + [(claim, heads[claim.lane_id]) for claim in claims if claim.lane_id in heads]
             attempts = lanes.open_attempts(pairs) if pairs else {}
@@ -179,6 +208,10 @@ class Relay:
                 if claim.lane_id in tellings
             ]
         del self.unwritten[: len(ended)]  # only now is it committed
+        for each in ended:
+            if each.called:
+                succeeded = each.succeeded if isinstance(each, Result) else each.again_after is None
+                self.flows.note(each.claim, succeeded and each.seconds < SLOW_SECONDS)
         for result in results:
             _log_result(result)
         with self.held_lock:
@@ -192,9 +225,14 @@ class Relay:
         return {by_conversation[each]: telling for each, telling in untold(list(by_conversation)).items()}
 
     def _settle(self, told: Sequence[Told]) -> None:
-        settles = [pair for each in told if each.again_after is None for pair in each.telling.settles]
+        circuits.note(
+            Call(each.claim.org_id, each.claim.direction, each.claim.lane_id, each.again_after is None)
+            for each in told
+            if each.called
+        )
+        settles = [pair for each in told for pair in each.settled]
         if settles:
-            lanes.query(
+            query(
                 """UPDATE messaging_message SET told = settled.status
                    FROM unnest(%s::bigint[], %s::text[]) AS settled (id, status)
                    WHERE messaging_message.id = settled.id""",
@@ -203,6 +241,9 @@ class Relay:
         for each in told:
             done = each.again_after is None and not each.telling.more
             lanes.hand_back([each.claim], pause=each.again_after or 0.0, done=done)
+        for each in told:
+            for failure in each.noticed:
+                lanes.add_notice(each.claim, each.telling.channel_id, failure.entry, failure.notice)
 
     def _carry(self, work: Work) -> None:
         claim = work.claim
@@ -241,43 +282,88 @@ class Relay:
                         del self.held[claim.lane_id]
 
 
+class Flows:
+    """How many calls each org may have under way to each far side, in this process.
+
+    One that answers soon gets one more with each answer, up to three quarters of the threads; one that fails or is slow
+    has its share halved. So a far side that hangs soon holds few threads, and no flood holds all of them.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.most = max(1, threads * 3 // 4)
+        self.allowed: dict[tuple[int, Side], int] = {}
+
+    def note(self, claim: Claim, well: bool) -> None:
+        """Learn from a call."""
+        place = (claim.org_id, SIDE_OF[claim.direction])
+        allowed = self.allowed.get(place, FIRST_SHARE)
+        if len(self.allowed) > MOST_ROUTES:
+            self.allowed.clear()
+        self.allowed[place] = min(self.most, allowed + 1) if well else max(LEAST_SHARE, allowed // 2)
+
+    def shares(self, held: Iterable[Claim]) -> list[Share]:
+        """Say what is left to each org and side of which something is known."""
+        counts = Counter((claim.org_id, SIDE_OF[claim.direction]) for claim in held)
+        known = self.allowed.keys() | counts.keys()
+        return [
+            Share(*place, more=max(0, self.allowed.get(place, FIRST_SHARE) - counts[place]), held=counts[place])
+            for place in known
+        ]
+
+
 def untold(conversation_ids: Sequence[int]) -> dict[int, Telling]:
     """Find what Salesforce does not know yet of each conversation: an entry counts once all its parts got so far."""
     if not conversation_ids:
         return {}
-    rows = lanes.query(
+    rows = query(
         """WITH entry AS (
-                   SELECT DISTINCT conversation_id, source_entry FROM messaging_message
-                   WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND status IN ('delivered', 'read')
-                     AND told <> status)
-               SELECT part.conversation_id, conversation.identifier, conversation.subject, part.channel_id,
-                   part.source_entry, array_agg(part.id), array_agg(part.status), array_agg(part.told),
-                   max(part.status_at)
-               FROM messaging_message part JOIN entry USING (conversation_id, source_entry)
-               JOIN messaging_conversation conversation ON conversation.id = part.conversation_id
-               WHERE part.direction = 'outbound' AND conversation.identifier <> ''
-               GROUP BY 1, 2, 3, 4, 5 ORDER BY max(part.status_at)""",
+               SELECT DISTINCT conversation_id, source_entry FROM messaging_message
+               WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND status IN ('delivered', 'read', 'failed')
+                 AND told <> status)
+           SELECT part.conversation_id, conversation.identifier, conversation.subject, part.channel_id,
+               conversation.session_open AND channel.show_failures, part.source_entry, array_agg(part.id),
+               array_agg(part.status), array_agg(part.told), max(part.status_at),
+               max(part.error_code) FILTER (WHERE part.status = 'failed'),
+               max(part.error) FILTER (WHERE part.status = 'failed'), min(part.text) FILTER (WHERE part.part = 0)
+           FROM messaging_message part JOIN entry USING (conversation_id, source_entry)
+           JOIN messaging_conversation conversation ON conversation.id = part.conversation_id
+           JOIN tenants_channel channel ON channel.id = part.channel_id
+           WHERE part.direction = 'outbound' AND conversation.identifier <> ''
+           GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY max(part.status_at)""",
         [list(conversation_ids)],
     )
     tellings: dict[int, Telling] = {}
-    for conversation_id, identifier, subject, channel_id, entry, ids, states, told, at in rows:
+    for conversation_id, identifier, subject, channel_id, visibly, entry, ids, states, told, at, code, error, text in rows:
         reached = _state_of_whole(states)
         if reached is None or set(told) == {reached.value}:
             continue
-        telling = tellings.setdefault(conversation_id, Telling(identifier, subject, channel_id, [], []))
-        if len(telling.acknowledgements) == MOST_ACKNOWLEDGEMENTS:
+        telling = tellings.setdefault(conversation_id, Telling(identifier, subject, channel_id))
+        if len(telling.acknowledgements) + len(telling.failures) == MOST_ACKNOWLEDGEMENTS:
             telling.more = True
-            continue
-        receipt = Receipt(reached.value)
-        # the same id when it is told again
-        acknowledgement_id = uuid5(NAMESPACE_OID, f"{entry} {receipt}")
-        telling.acknowledgements.append(Acknowledgement(entry, receipt, at, acknowledgement_id))
-        telling.settles += [(each, reached) for each in ids]
+        elif reached is Status.FAILED:
+            reason = error or "no reason was given"
+            notice = _notice(text, reason) if visibly else ""
+            telling.failures.append(Failure(entry, code or "FAILED", reason, ids, notice))
+        else:
+            receipt = Receipt(reached.value)
+            # the same id when it is told again
+            acknowledgement_id = uuid5(NAMESPACE_OID, f"{entry} {receipt}")
+            telling.acknowledgements.append(Acknowledgement(entry, receipt, at, acknowledgement_id))
+            telling.acknowledged += [(each, reached) for each in ids]
     return tellings
 
 
+def _notice(text: str, reason: str) -> str:
+    """Write the line that shows a rep what did not arrive; the mark is one that no end user's text can hold."""
+    begun = " ".join(text.split())
+    quoted = f"“{begun[:60]}…”" if len(begun) > 60 else f"“{begun}”" if begun else "Your message"
+    return f"{MARK} Not delivered: {quoted} — {reason}."
+
+
 def _state_of_whole(states: Iterable[str]) -> Status | None:
-    """Say how far a message of several parts got, None while one of them is not there."""
+    """Say how far a message of several parts got: failed if one did, None while one is not there."""
+    if Status.FAILED in states:
+        return Status.FAILED
     if not set(states) <= {Status.DELIVERED, Status.READ}:
         return None
     return Status.READ if set(states) == {Status.READ} else Status.DELIVERED
@@ -288,7 +374,7 @@ def _send(work: Work) -> Result:
     message, route = work.message, work.route
     assert message is not None
     began = time.monotonic()
-    conversation_identifier = ""
+    delivered = Delivered("", "")
     error: ApiError | None = None
     try:
         with time_limit(WORK_SECONDS):
@@ -296,14 +382,14 @@ def _send(work: Work) -> Result:
                 channel, salesforce = route.channel, route.salesforce
                 if channel is None or salesforce is None:
                     raise CustomerMustAct("Salesforce", route.problem or "the org has no connection")
-                conversation_identifier = salesforce.send_text(
+                delivered = salesforce.send_text(
                     context=channel.authorization_context,
                     channel_address=channel.channel_address_identifier,
                     end_user=message.subject,
                     text=message.text,
                     message_uuid=message.uuid,
                     at=message.written_at,
-                ).conversation
+                )
             else:
                 sender, infobip = route.sender, route.infobip
                 if sender is None or infobip is None:
@@ -331,7 +417,8 @@ def _send(work: Work) -> Result:
         detail=clean(error.message) if error else "",
         request_id=error.request_id if error else "",
         retry_after=error.retry_after if error else None,
-        conversation_identifier=clean(conversation_identifier),
+        conversation_identifier=clean(delivered.conversation),
+        session=clean(delivered.session),
         seconds=time.monotonic() - began,
     )
 
@@ -351,32 +438,65 @@ def _log_result(result: Result) -> None:
 
 
 def _tell(work: Work, telling: Telling) -> Told:
-    """Acknowledge; what Salesforce refuses for good is settled, since a tick must not be tried for ever."""
+    """Acknowledge what arrived and report what did not.
+
+    What Salesforce refuses for good is settled, since a tick must not be tried for ever.
+    """
     channel, salesforce = work.route.channel, work.route.salesforce
     if channel is None or salesforce is None:
-        return Told(work.claim, telling, again_after=lanes.LONGEST_BACKOFF_SECONDS)
+        return Told(work.claim, telling, [], [], again_after=lanes.LONGEST_BACKOFF_SECONDS, called=False)
+    began = time.monotonic()
+    told = Told(work.claim, telling, [], [], again_after=None)
+    context = channel.authorization_context
     try:
         with time_limit(WORK_SECONDS):
-            salesforce.acknowledge(
-                context=channel.authorization_context,
-                conversation=telling.conversation,
-                end_user=telling.end_user,
-                acknowledgements=telling.acknowledgements,
-            )
+            if telling.acknowledgements:
+                with _given_up_after(work.claim):
+                    salesforce.acknowledge(
+                        context=context,
+                        conversation=telling.conversation,
+                        end_user=telling.end_user,
+                        acknowledgements=telling.acknowledgements,
+                    )
+                told.settled.extend(telling.acknowledged)
+            for failure in telling.failures:
+                with _given_up_after(work.claim):
+                    salesforce.report_failure(
+                        context=context,
+                        channel_address=channel.channel_address_identifier,
+                        end_user=telling.end_user,
+                        entry=failure.entry,
+                        code=failure.code,
+                        reason=failure.reason,
+                        report_uuid=uuid5(NAMESPACE_OID, f"{failure.entry} failed"),
+                    )
+                told.settled.extend((each, Status.FAILED) for each in failure.message_ids)
+                if failure.notice:
+                    told.noticed.append(failure)
     except ApiError as exc:
-        given_up = not exc.retryable or (isinstance(exc, CustomerMustAct) and work.claim.failures >= MOST_REFUSALS)
-        log.warning("receipts not told", error=str(exc), given_up=given_up)
         pause = lanes.backoff_seconds(work.claim.failures, exc.retry_after)
-        return Told(work.claim, telling, again_after=None if given_up else pause)
-    log.info("receipts told", count=len(telling.acknowledgements))
-    return Told(work.claim, telling, again_after=None)
+        told = replace(told, again_after=pause)
+    log.info("receipts told", count=len(told.settled), again_after=told.again_after)
+    return replace(told, seconds=time.monotonic() - began)
+
+
+@contextmanager
+def _given_up_after(claim: Claim) -> Iterator[None]:
+    """Let a refusal for good pass as done, and a customer's fault after some tries; raise what is worth another try."""
+    try:
+        yield
+    except ApiError as exc:
+        given_up = not exc.retryable or (isinstance(exc, CustomerMustAct) and claim.failures >= MOST_REFUSALS)
+        log.warning("receipt refused", error=str(exc), given_up=given_up)
+        if not given_up:
+            raise
 
 
 def _not_tried(work: Work, outcome: Outcome = Outcome.RETRY, detail: str = "given back untried") -> Result | Told:
     if work.message is None:
         assert work.telling is not None
-        return Told(work.claim, work.telling, again_after=1.0)
-    return Result(work.claim, work.message, work.attempt_id, outcome, detail=detail)
+        return Told(work.claim, work.telling, [], [], again_after=1.0, called=False)
+    return Result(work.claim, work.message, work.attempt_id, outcome, detail=detail, called=False)
 
 
 class Routes:

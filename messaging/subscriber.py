@@ -46,6 +46,7 @@ STREAMS_PER_CHANNEL = 800  # Salesforce allows 1,000 calls on one connection
 BATCHES_AT_ONCE = 200
 LONGEST_PAUSE_SECONDS = 10.0
 DRAIN_SECONDS = 10.0
+OLDEST_AFTER_GAP = timedelta(hours=24)  # an answer to an end user is not wanted later
 PAUSES = {Remedy.SLOW_DOWN: 30.0, Remedy.CUSTOMER_MUST_ACT: 30.0, Remedy.START_OVER: 0.0, Remedy.NEW_TOKEN: 0.0}
 
 
@@ -268,7 +269,7 @@ class Subscriber:
         log.info("reading platform events", org=lease.org_id, topic=lease.topic.name)
         refused: AccessToken | None = None
         failures = 0
-        position = lease.replay_id
+        position, since = lease.replay_id, lease.since
         while True:
             token: AccessToken | None = None
             try:
@@ -276,7 +277,7 @@ class Subscriber:
                 async for page in pages(self._channel(lease), lease.topic, token, position):
                     refused, failures = None, 0
                     position = page.replay_id or position
-                    if not await self._save(lease, page.events, position):
+                    if not await self._save(lease, since, page.events, position):
                         return
             except StreamBroken as exc:
                 remedy, problem = exc.remedy, str(exc)
@@ -291,7 +292,9 @@ class Subscriber:
                     remedy = Remedy.CUSTOMER_MUST_ACT
                 refused = token
             if remedy is Remedy.START_OVER:
+                # known events are recognised; of those that are not, none is worth sending when it is old
                 position = b""
+                since = max(since, timezone.now() - OLDEST_AFTER_GAP)
             failures += 1
             await self._note(lease, remedy, problem)
             pause = PAUSES.get(remedy, random.uniform(0.1, min(0.3 * 2**failures, LONGEST_PAUSE_SECONDS)))
@@ -320,13 +323,13 @@ class Subscriber:
             channels.append(open_channel(lease.endpoint, plaintext=settings.ALLOW_LOCAL_UPSTREAMS))
         return channels[lease.subscription_id % len(channels)]
 
-    async def _save(self, lease: Lease, events: list[PlatformEvent], position: bytes) -> bool:
+    async def _save(self, lease: Lease, since: datetime, events: list[PlatformEvent], position: bytes) -> bool:
         """Have a page written down, and wait for it; False if the lease is lost."""
         batch = StreamBatch(
             org_id=lease.org_id,
             subscription_id=lease.subscription_id,
             lease_id=lease.lease_id,
-            since=lease.since,
+            since=since,
             topic=lease.topic,
             events=events,
             replay_id=position,

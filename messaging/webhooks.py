@@ -17,7 +17,7 @@ from connector.infobip.webhooks import business_number, reported_message, result
 from messaging.ingest import receive_webhook
 from messaging.models import Message
 from messaging.tasks import ring
-from tenants.broker import count_refusal
+from tenants.broker import count_refusal, note_old_secret
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
 
@@ -143,7 +143,12 @@ def _candidates(results: Sequence[object]) -> list[InfobipAccount]:
 
 def _signed_by(request: HttpRequest, body: bytes, account: InfobipAccount) -> bool:
     header = request.headers.get(account.header_of_signature, "")
-    return signature_matches(header, body, account.webhook_secrets)
+    if signature_matches(header, body, [account.webhook_secret]):
+        return True
+    if not signature_matches(header, body, [account.previous_webhook_secret]):
+        return False
+    note_old_secret(account.pk)
+    return True
 
 
 def _signer(request: HttpRequest, body: bytes, accounts: Sequence[InfobipAccount]) -> InfobipAccount:

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from tenants.broker import refusals_today
+from tenants.broker import old_secret_used_at, refusals_today
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
 
 
@@ -42,13 +42,21 @@ class InfobipAccountAdmin(ReadOnly):
     list_display = ["name", "org", "base_url", "updated_at", "refused_today"]
     list_select_related = ["org"]
     exclude = ["api_key", "webhook_secret", "previous_webhook_secret", "handover_token"]
-    readonly_fields = ["webhook_url", "handover_url", "refused_today"]
+    readonly_fields = ["webhook_url", "handover_url", "refused_today", "secret_in_use"]
 
     @admin.display(description="webhooks refused today")
     def refused_today(self, account: InfobipAccount) -> str:
         """Name what the door turned away, by reason."""
         counts = refusals_today(account.pk)
         return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items())) or "none"
+
+    @admin.display(description="webhook secret in use")
+    def secret_in_use(self, account: InfobipAccount) -> str:
+        """Say whether Infobip has been changed over to the new secret."""
+        if not account.previous_webhook_secret:
+            return "the only one"
+        last = old_secret_used_at(account.pk)
+        return f"the old one, last at {last}" if last else "the new one; the old one was not used within the last days"
 
 
 @admin.register(Channel)

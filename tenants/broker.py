@@ -68,3 +68,15 @@ def refusals_today(account_id: int | None) -> dict[str, int]:
     counts: dict[str, str] = remember(lambda redis: redis.hgetall(key), otherwise={})
     prefix = f"{account_id or '-'}:"
     return {field.removeprefix(prefix): int(n) for field, n in counts.items() if field.startswith(prefix)}
+
+
+def note_old_secret(account_id: int) -> None:
+    """Note that an account still signs with the secret of before its change."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    remember(lambda redis: redis.set(f"connector:old-secret:{account_id}", now, ex=REFUSALS_KEPT_SECONDS), otherwise=None)
+
+
+def old_secret_used_at(account_id: int) -> str:
+    """Say when a webhook was last signed with the secret of before; empty if not within the last days."""
+    found = remember(lambda redis: redis.get(f"connector:old-secret:{account_id}"), otherwise=None)
+    return found if isinstance(found, str) else ""

@@ -142,6 +142,7 @@ class Channel(models.Model):
     custom_event_payload_field = models.CharField(max_length=100)
     welcome_message = models.TextField(blank=True)
     closing_message = models.TextField(blank=True)
+    show_failures = models.BooleanField(default=True, help_text="tell the rep in the conversation what did not arrive")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel_address_identifier"], name="channel_address_in_org")]

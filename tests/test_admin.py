@@ -22,6 +22,7 @@ LISTS = [
     "messaging/message",
     "messaging/conversation",
     "messaging/lane",
+    "messaging/circuit",
     "messaging/receivedevent",
     "messaging/eventsubscription",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from connector.events import (
+    MARK,
     Event,
     Ignored,
     MessageReceived,
@@ -25,8 +26,10 @@ from connector.events import (
     object_of,
     parse_time,
     text_of,
+    unmarked,
 )
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
+from connector.infobip.reasons import REASONS
 
 LONGEST_ID = 250
 LONGEST_ADDRESS = 150  # a business-scoped user id; published for `to` of a send
@@ -157,8 +160,9 @@ def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> Rec
         return ReceiptReceived(_message_uuid(result), Receipt.DELIVERED, at)
     if status.get("groupId") in FAILED_GROUPS:
         known = error if error.get("id") else status
-        code, reason = str(known.get("name", ""))[:100], str(known.get("description", ""))[:200]
-        return ReceiptReceived(_message_uuid(result), Receipt.FAILED, at, clean(code), clean(reason))
+        code = clean(str(known.get("name", "")))[:100]
+        reason = REASONS.get(code) or clean(str(known.get("description", "")))[:200]
+        return ReceiptReceived(_message_uuid(result), Receipt.FAILED, at, code, reason)
     if not isinstance(status.get("groupId"), int):
         raise UnexpectedPayload("status.groupId is missing or not a number")
     return Ignored("on its way")
@@ -220,12 +224,17 @@ def _required_address(result: dict[str, Any], field: str) -> str:
     raise UnexpectedPayload(f"{field} is not an address")
 
 
-# How each kind reads as one line of text. A bracket opens what we say, and what follows is the end user's.
+# How each kind reads as one line of text. The mark and the label are ours, and what follows is the end user's.
+
+
+def _ours(label: str, *theirs: str) -> str:
+    rest = " ".join(part for part in theirs if part)
+    return f"{MARK} {label}: {rest}" if rest else f"{MARK} {label}"
 
 
 def _line(kind: str, content: dict[str, Any], kinds: dict[str, Callable[[dict[str, Any]], str]]) -> str:
     read = kinds.get(kind)
-    return clean(read(content)).strip() if read else f"[{_words(kind)}: this kind of message cannot be shown]"
+    return clean(read(content)).strip() if read else _ours(_words(kind), "this kind of message cannot be shown")
 
 
 def _words(kind: str) -> str:
@@ -236,23 +245,19 @@ def _optional(source: dict[str, Any], field: str) -> str:
     value = source.get(field)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return value.strip() if isinstance(value, str) else ""
-
-
-def _joined(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
+    return unmarked(value.strip()) if isinstance(value, str) else ""
 
 
 def _plain_text(content: dict[str, Any]) -> str:
     value = content.get("text")
     if not isinstance(value, str) or not clean(value).strip():
         raise UnexpectedPayload("text is missing or empty")
-    return value
+    return unmarked(value)
 
 
 def _file(label: str) -> Callable[[dict[str, Any]], str]:
     def read(content: dict[str, Any]) -> str:
-        return _joined(f"[{label}]", _optional(content, "caption") or _optional(content, "text"))
+        return _ours(label, _optional(content, "caption") or _optional(content, "text"))
 
     return read
 
@@ -260,7 +265,7 @@ def _file(label: str) -> Callable[[dict[str, Any]], str]:
 def _location(content: dict[str, Any]) -> str:
     place = ", ".join(filter(None, (_optional(content, "name"), _optional(content, "address"))))
     point = ", ".join(filter(None, (_optional(content, "latitude"), _optional(content, "longitude"))))
-    return _joined("[Location]", place, f"({point})" if place and point else point, _optional(content, "url"))
+    return _ours("Location", place, f"({point})" if place and point else point, _optional(content, "url"))
 
 
 def _contacts(content: dict[str, Any]) -> str:
@@ -270,32 +275,32 @@ def _contacts(content: dict[str, Any]) -> str:
         shown = _optional(name, "formattedName") or _optional(name, "firstName") if isinstance(name, dict) else ""
         phones = [_optional(phone, "phone") for phone in _objects(contact, "phones")]
         emails = [_optional(email, "email") for email in _objects(contact, "emails")]
-        lines.append("[Contact] " + ", ".join(filter(None, [shown, *phones, *emails])))
-    return "\n".join(lines) or "[Contact]"
+        lines.append(_ours("Contact", ", ".join(filter(None, [shown, *phones, *emails]))))
+    return "\n".join(lines) or _ours("Contact")
 
 
 def _order(content: dict[str, Any]) -> str:
     items = [
-        _joined(_optional(item, "quantity"), "of", _optional(item, "productRetailerId"))
+        f"{_optional(item, 'quantity')} of {_optional(item, 'productRetailerId')}"
         for item in _objects(content, "productItems")
     ]
-    return _joined("[Order]", ", ".join(items), _optional(content, "text"))
+    return _ours("Order", ", ".join(items), _optional(content, "text"))
 
 
 def _reaction(content: dict[str, Any]) -> str:
     removed = content.get("action") == "REMOVED"
-    return "[Reaction removed]" if removed else _joined("[Reaction]", _optional(content, "emoji"))
+    return _ours("Reaction removed") if removed else _ours("Reaction", _optional(content, "emoji"))
 
 
 def _list_reply(content: dict[str, Any]) -> str:
-    return "\n".join(filter(None, (text_of(content, "title"), _optional(content, "description"))))
+    return "\n".join(filter(None, (unmarked(text_of(content, "title")), _optional(content, "description"))))
 
 
 def _flow_reply(content: dict[str, Any]) -> str:
     response = content.get("response")
     fields = response.items() if isinstance(response, dict) else ()
-    shown = [f"{name}: {value}" for name, value in fields if isinstance(value, str | int | float)]
-    return "\n".join(filter(None, (_joined("[Form]", _optional(content, "text")), *shown)))
+    shown = [unmarked(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
+    return "\n".join((_ours("Form", _optional(content, "text")), *shown))
 
 
 def _objects(source: dict[str, Any], field: str) -> list[dict[str, Any]]:
@@ -304,14 +309,14 @@ def _objects(source: dict[str, Any], field: str) -> list[dict[str, Any]]:
 
 
 def _notice(text: str) -> Callable[[dict[str, Any]], str]:
-    return lambda _content: text
+    return lambda _content: _ours(text)
 
 
 # https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-inbound-messages/receive-whatsapp-inbound-messages
 _WHATSAPP_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "TEXT": _plain_text,
     "BUTTON": _plain_text,
-    "INTERACTIVE_BUTTON_REPLY": lambda content: text_of(content, "title"),
+    "INTERACTIVE_BUTTON_REPLY": lambda content: unmarked(text_of(content, "title")),
     "INTERACTIVE_LIST_REPLY": _list_reply,
     "INTERACTIVE_FLOW_REPLY": _flow_reply,
     "IMAGE": _file("Image"),
@@ -324,8 +329,8 @@ _WHATSAPP_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "CONTACT": _contacts,
     "ORDER": _order,
     "REACTION": _reaction,
-    "INFECTED_CONTENT": _notice("[A file was withheld because it holds malware]"),
-    "UNSUPPORTED": _notice("[A message of a kind that WhatsApp does not pass on]"),
+    "INFECTED_CONTENT": _notice("A file was withheld because it holds malware"),
+    "UNSUPPORTED": _notice("A message of a kind that WhatsApp does not pass on"),
 }
 _MESSAGES_API_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "TEXT": _plain_text,
@@ -337,7 +342,7 @@ _MESSAGES_API_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "AUDIO": _file("Audio"),
     "DOCUMENT": _file("Document"),
     "FILE": _file("File"),
-    "URL": lambda content: _joined("[Link]", _optional(content, "url")),
+    "URL": lambda content: _ours("Link", _optional(content, "url")),
     "LOCATION": _location,
     "REACTION": _reaction,
     "FLOW_RESPONSE": _flow_reply,

@@ -6,7 +6,7 @@ https://developer.salesforce.com/docs/service/interaction-service-api/references
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -84,18 +84,36 @@ class InteractionClient(ApiClient):
             "id": entry_id,  # must equal the entry's (error 10060)
             "staticContent": {"formatType": "Text", "text": text},
         }
-        interaction = {
-            "timestamp": _milliseconds(at),
-            "interactionType": "EntryInteraction",
-            "payload": {"id": entry_id, "entryType": "Message", "abstractMessage": message},
-        }
-        body = {"to": channel_address, "from": end_user, "interactions": [interaction]}
-        # multipart even without a file, its part typed as JSON: there is no plain JSON form
-        part = (None, json.dumps(body).encode(), "application/json")
-        answer = self._call("POST", "/api/v1/interactions", context=context, files={"json": part})
+        entry = {"id": entry_id, "entryType": "Message", "abstractMessage": message}
+        answer = self._post_interaction(context, channel_address, end_user, at, entry)
         sessions = answer.body.get("workItemIds")
         session = sessions[0] if isinstance(sessions, list) and sessions else ""
         return Delivered(_short_text(answer.body.get("conversationIdentifier")), _short_text(session))
+
+    def report_failure(
+        self,
+        *,
+        context: str,
+        channel_address: str,
+        end_user: str,
+        entry: str,
+        code: str,
+        reason: str,
+        report_uuid: UUID,
+    ) -> None:
+        """Tell that a rep's message did not reach the end user. Salesforce records it; it promises no visible warning.
+
+        https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/interaction-type-message-delivery-failed.html
+        """
+        failure = {
+            "id": str(report_uuid),
+            "entryType": "MessageDeliveryFailed",
+            "failedConversationEntryIdentifier": entry,
+            "recipient": {"appType": "custom", "subject": end_user, "role": "EndUser"},
+            "errorCode": code,
+            "errorMessage": reason,
+        }
+        self._post_interaction(context, channel_address, end_user, datetime.now(UTC), failure)
 
     def acknowledge(
         self, *, context: str, conversation: str, end_user: str, acknowledgements: Sequence[Acknowledgement]
@@ -120,6 +138,15 @@ class InteractionClient(ApiClient):
             ],
         }
         self._call("POST", "/api/v1/acknowledgement", context=context, json=body)
+
+    def _post_interaction(
+        self, context: str, channel_address: str, end_user: str, at: datetime, entry: Mapping[str, Any]
+    ) -> Answer:
+        interaction = {"timestamp": _milliseconds(at), "interactionType": "EntryInteraction", "payload": entry}
+        body = {"to": channel_address, "from": end_user, "interactions": [interaction]}
+        # multipart even without a file, its part typed as JSON: there is no plain JSON form
+        part = (None, json.dumps(body).encode(), "application/json")
+        return self._call("POST", "/api/v1/interactions", context=context, files={"json": part})
 
     def _call(self, method: str, path: str, *, context: str, **content: Any) -> Answer:
         """Call with the org's token; where the token is refused, renew it and repeat once."""

@@ -20,6 +20,7 @@ from connector.events import (
     Event,
     Ignored,
     ReplyWritten,
+    SessionEnded,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -250,21 +251,16 @@ def parse_event(event: PlatformEvent, topic: Topic) -> Event:
     return _parse_entry(payload, entry)
 
 
-def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritten | Ignored:
+def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritten | SessionEnded | Ignored:
     entry_type = text_of(entry, "entryType", most=100)
+    if entry_type == "SessionStatusChanged":
+        return _parse_session_status(_entry_payload(entry))
     if entry_type != "Message":
         return Ignored(entry_type[:50])
     sender = object_of(entry, "sender")
     if sender.get("role") == "EndUser":
         return Ignored("the end user's own message")
-    inner = entry.get("entryPayload")
-    if isinstance(inner, str):  # sibling APIs nest it as text
-        try:
-            inner = json.loads(inner)
-        except ValueError:
-            raise UnexpectedPayload("entryPayload is not JSON") from None
-    if not isinstance(inner, dict):
-        raise UnexpectedPayload("entryPayload is missing or not an object")
+    inner = _entry_payload(entry)
     written_at = entry.get("transcriptedTimestamp") or entry.get("clientTimestamp")
     return ReplyWritten(
         entry=text_of(entry, "identifier", most=LONGEST_ID),
@@ -273,6 +269,28 @@ def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritte
         end_user=text_of(object_of(envelope, "recipient"), "subject", most=LONGEST_ID),
         content=_content(object_of(inner, "abstractMessage")),
         written_at=parse_milliseconds(written_at, "transcriptedTimestamp"),
+    )
+
+
+def _entry_payload(entry: dict[str, Any]) -> dict[str, Any]:
+    inner = entry.get("entryPayload")
+    if isinstance(inner, str):  # sibling APIs nest it as text
+        try:
+            inner = json.loads(inner)
+        except ValueError:
+            raise UnexpectedPayload("entryPayload is not JSON") from None
+    if not isinstance(inner, dict):
+        raise UnexpectedPayload("entryPayload is missing or not an object")
+    return inner
+
+
+def _parse_session_status(payload: dict[str, Any]) -> SessionEnded | Ignored:
+    status = text_of(payload, "sessionStatus", most=50)
+    if status != "Ended":
+        return Ignored("SessionStatusChanged")
+    return SessionEnded(
+        conversation=text_of(payload, "conversationIdentifier", most=LONGEST_ID),
+        session=text_of(payload, "sessionId", most=18),
     )
 
 

@@ -130,7 +130,8 @@ class _Seen:
             "additionalProperties": self._additional_properties,
             "discriminator": self._discriminator,
         }
-        self.validator: Any = extend(Draft202012Validator, keywords, type_checker=types)
+        make: Any = extend  # untyped
+        self.validator: Any = make(Draft202012Validator, keywords, type_checker=types)
 
     def _type(self, validator: Any, types: Any, body: Any, schema: Any) -> Iterator[ValidationError]:
         if body is None and schema.get("nullable"):  # OpenAPI 3.0

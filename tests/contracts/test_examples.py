@@ -20,7 +20,7 @@ READ_AS: dict[tuple[str, str], type[Event] | str] = {
     (WHATSAPP, "receive-whatsapp-delivery-reports"): ReceiptReceived,
     (WHATSAPP, "receive-whatsapp-seen-reports"): NOT_OURS,
     (WHATSAPP, "receive-whatsapp-message-template-update-events"): Ignored,
-    # payments, the marketing opt-out and changed identities are nothing that we subscribe to: if they come, an operator sees it
+    # payments, the marketing opt-out and changed identities are nothing that we subscribe to; an operator would see them
     (WHATSAPP, "receive-whatsapp-payment-notification"): UNKNOWN,
     (WHATSAPP, "receive-whatsapp-marketing-update-notification"): UNKNOWN,
     (WHATSAPP, "receive-whatsapp-identity-change-notification"): UNKNOWN,
@@ -64,9 +64,10 @@ def test_every_published_webhook_is_considered(document: str) -> None:
 @pytest.mark.parametrize(("document", "operation"), [pair for pair, expected in READ_AS.items() if expected is not UNKNOWN])
 def test_each_result_of_the_published_examples_has_a_key_of_its_own_that_stays(document: str, operation: str) -> None:
     for body in load(document).examples(operation).values():
-        keys = [webhooks.key_of(result) for result in webhooks.results_of(body)]
+        results: list[Any] = webhooks.results_of(body)
+        keys = [webhooks.key_of(result) for result in results]
         assert len(set(keys)) == len(keys)
-        assert keys == [webhooks.key_of(dict(reversed(list(result.items())))) for result in webhooks.results_of(body)]
+        assert keys == [webhooks.key_of(dict(reversed(list(result.items())))) for result in results]
 
 
 # where the platforms' own examples do not fit their schemas, ours, which follow the examples, do not either

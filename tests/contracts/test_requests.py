@@ -29,7 +29,7 @@ TEXTS = ["Hello, where is my order 4711?", 'Grüße 👋\n\u200f\ttabs "quotes" 
 def _multipart(request: Any) -> dict[str | None, tuple[str, bytes]]:
     """Take a multipart body apart as an independent reader does: name -> type and content of each part."""
     whole = b"Content-Type: " + request.headers["Content-Type"].encode() + b"\r\n\r\n" + request.body
-    parts = message_from_bytes(whole).get_payload()
+    parts: Any = message_from_bytes(whole).get_payload()
     assert isinstance(parts, list)
     return {
         str(part.get_param("name", header="Content-Disposition")): (part.get_content_type(), part.get_payload(decode=True))

@@ -18,8 +18,6 @@ from uuid import uuid4
 
 import pytest
 import requests
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from connector.events import Ignored, MessageReceived, Receipt, ReceiptReceived, ReplyWritten, Text
 from connector.http import ApiError, CustomerMustAct
@@ -426,9 +424,9 @@ def test_a_send_answers_with_the_published_shape(
         ({"type": "TEXT", "text": "hi"}, "hi"),
         (
             {"type": "IMAGE", "url": "https://k2v9.api.infobip.com/m/1", "caption": "The broken part"},
-            "[Image] The broken part",
+            "▸ Image: The broken part",
         ),
-        ({"type": "LOCATION", "latitude": 51.5, "longitude": -0.1}, "[Location] 51.5, -0.1"),
+        ({"type": "LOCATION", "latitude": 51.5, "longitude": -0.1}, "▸ Location: 51.5, -0.1"),
     ],
 )
 @pytest.mark.parametrize("form", ["whatsapp", "messages-api"])

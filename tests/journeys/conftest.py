@@ -72,6 +72,12 @@ class Journey:
             time.sleep(0.02)
         return found
 
+    def wait_until(self, true: Callable[[], bool], *, seconds: float = 15) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, "it did not come true"
+            time.sleep(0.02)
+
     def wait_for_one(self, kind: str, *, seconds: float = 15, **facts: object) -> Entry:
         return self.wait_for(kind, 1, seconds=seconds, **facts)[0]
 

@@ -147,3 +147,34 @@ def test_a_new_org_is_read_within_a_second(journey: Journey) -> None:
     began = time.monotonic()
     journey.wait_for_one("stream_open", org=newcomer.org, seconds=5)
     assert time.monotonic() - began < 1.5
+
+
+def test_a_reply_that_infobip_refuses_is_reported_and_shown_to_the_rep(journey: Journey) -> None:
+    conversation = journey.conversation()
+    journey.call("POST", "/control/faults", {"where": "send", "what": "status", "status": 400, "count": 1})
+    text = f"refused {uuid4()}"
+    entry = journey.reply(text, conversation=conversation)
+    journey.wait_until(lambda: any(entry in report.values() for report in journey.seen("failure_report")))
+    line = f"\u25b8 Not delivered: “{text}”"
+    journey.wait_until(lambda: any(str(each.get("text")).startswith(line) for each in journey.seen("interaction")))
+    journey.reply("the next one passes", conversation=conversation)
+    journey.wait_for_one("send", text="the next one passes", status=200)
+
+
+def test_a_salesforce_that_is_down_is_probed_not_stormed_and_all_arrives_when_it_is_back(journey: Journey) -> None:
+    users = [f"38594{n:07d}" for n in range(30)]
+    journey.conversation()
+    journey.call("POST", "/control/faults", {"where": "interactions", "what": "status", "status": 500, "code": 500})
+    texts = [f"during the outage {user} {uuid4()}" for user in users]
+    for user, text in zip(users, texts, strict=True):
+        journey.write(text, user=user)
+    time.sleep(8)
+    before = len(journey.seen("refused"))
+    time.sleep(11)
+    probes = len(journey.seen("refused")) - before
+    assert 1 <= probes <= 2, f"{probes} calls within 11 s of an open circuit"
+    journey.call("DELETE", "/control/faults")
+    began = time.monotonic()
+    for text in texts:
+        journey.wait_for_one("interaction", text=text, status=202, seconds=30)
+    assert time.monotonic() - began < 15

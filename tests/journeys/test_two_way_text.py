@@ -107,7 +107,7 @@ def test_an_image_reaches_the_rep_as_a_line(journey: Journey) -> None:
         "/control/phone/messages",
         {"from": "385991234567", "to": journey.acme.sender, "name": "Ana", "message": message},
     )
-    journey.wait_for_one("interaction", text=f"[Image] {caption}")
+    journey.wait_for_one("interaction", text=f"\u25b8 Image: {caption}")
 
 
 def test_the_messages_api_form_is_taken_too(journey: Journey) -> None:

@@ -13,7 +13,7 @@ from connector.salesforce.platform_events import PlatformEvent, Topic
 from messaging.ingest import StreamBatch, receive_stream_batches, receive_webhook
 from messaging.models import Conversation, Direction, EventSubscription, Lane, Message, ReceivedEvent, Status
 from messaging.relay import untold
-from tenants.models import InfobipAccount, Sender
+from tenants.models import Channel, InfobipAccount, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
 
@@ -154,7 +154,7 @@ def test_other_kinds_reach_the_rep_as_a_line_and_are_kept_raw(acme: World) -> No
     image = text(acme, "")
     image["message"] = {"type": "IMAGE", "url": "https://x.api.infobip.com/media/1", "caption": "The broken part"}
     receive_webhook(acme.account, [image])
-    assert Message.objects.get().text == "[Image] The broken part"
+    assert Message.objects.get().text == "\u25b8 Image: The broken part"
     assert json.loads(bytes(ReceivedEvent.objects.get().body))["message"]["url"] == "https://x.api.infobip.com/media/1"
 
 
@@ -237,7 +237,8 @@ def test_a_failure_keeps_infobips_code_and_reason(acme: World) -> None:
     error = {"groupId": 1, "id": 7010, "name": "EC_NO_SESSION", "description": "No session", "permanent": True}
     receive_webhook(acme.account, [delivery_report(str(message.uuid), status_id=9, group_id=2, **error)])
     message.refresh_from_db()
-    assert (message.status, message.error_code, message.error) == (Status.FAILED, "EC_NO_SESSION", "No session")
+    assert (message.status, message.error_code) == (Status.FAILED, "EC_NO_SESSION")
+    assert message.error == "the customer last wrote more than 24 hours ago; send a template"
 
 
 def test_a_report_on_another_orgs_message_has_no_effect(acme: World, rival: World) -> None:
@@ -268,6 +269,54 @@ def test_a_long_reply_is_told_once_and_only_when_all_its_parts_arrived(acme: Wor
     assert [(each.entry, each.receipt) for each in telling.acknowledgements] == [("long", "delivered")]
     Message.objects.update(told=Status.DELIVERED)
     assert untold([first.conversation_id]) == {}
+
+
+def test_a_failure_is_told_with_a_line_for_the_rep_while_the_session_is_open(acme: World) -> None:
+    message = reply(acme, "Your parcel left the depot this morning, and it will be there by tomorrow noon.")
+    error = {"groupId": 1, "id": 7002, "name": "EC_UNKNOWN_USER", "description": "Unknown user", "permanent": True}
+    receive_webhook(acme.account, [delivery_report(str(message.uuid), status_id=9, group_id=2, **error)])
+    telling = untold([message.conversation_id])[message.conversation_id]
+    (failure,) = telling.failures
+    assert (failure.entry, failure.code) == (message.source_entry, "EC_UNKNOWN_USER")
+    assert failure.notice == (
+        "\u25b8 Not delivered: “Your parcel left the depot this morning, and it will be ther…” "
+        "— the number is not on WhatsApp."
+    )
+    Conversation.objects.update(session_open=False)
+    assert untold([message.conversation_id])[message.conversation_id].failures[0].notice == ""
+
+
+def test_a_channel_may_keep_failures_out_of_the_conversation(acme: World) -> None:
+    message = reply(acme)
+    receive_webhook(acme.account, [delivery_report(str(message.uuid), status_id=9, group_id=2)])
+    Channel.objects.update(show_failures=False)
+    assert untold([message.conversation_id])[message.conversation_id].failures[0].notice == ""
+
+
+def test_the_end_of_a_session_is_noted(acme: World, subscription: EventSubscription) -> None:
+    receive_stream_batches([batch(subscription, reply_record(acme, "One moment", entry="e1"))])
+    assert Conversation.objects.get().session_open
+    record = reply_record(acme, "", entry="e2")
+    payload = json.loads(record["Payload__c"])
+    payload["payload"]["entryType"] = "SessionStatusChanged"
+    payload["payload"]["entryPayload"] = {
+        "sessionId": "0Mw5g000000AbCdCAK",
+        "conversationIdentifier": payload["conversationIdentifier"],
+        "sessionStatus": "Ended",
+    }
+    receive_stream_batches([batch(subscription, record | {"Payload__c": json.dumps(payload)})])
+    assert not Conversation.objects.get().session_open
+
+
+@pytest.mark.parametrize("mark", ["\u25b8", "\u25b6", "\u25ba", "\u2023", "\u23f5"])
+def test_what_an_end_user_writes_cannot_pass_for_our_own_marks(acme: World, mark: str) -> None:
+    image = text(acme, "")
+    image["message"] = {"type": "IMAGE", "url": "https://x.api.infobip.com/media/1", "caption": f"{mark} Not delivered"}
+    receive_webhook(acme.account, [text(acme, f"{mark} Not delivered: hello"), image])
+    assert set(Message.objects.values_list("text", flat=True)) == {
+        "> Not delivered: hello",
+        "\u25b8 Image: > Not delivered",
+    }
 
 
 def test_answers_leave_by_the_sender_last_written_to(acme: World, subscription: EventSubscription) -> None:

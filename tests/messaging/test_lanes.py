@@ -13,7 +13,7 @@ from django.utils import timezone
 from messaging import lanes
 from messaging.ingest import receive_webhook
 from messaging.lanes import Claim, Result, Waiting
-from messaging.models import Attempt, Direction, Lane, Message, Outcome, Status
+from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Message, Outcome, Status
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 
@@ -39,6 +39,16 @@ def take(most: int = 10) -> list[tuple[Claim, Waiting, int]]:
         heads = lanes.first_waiting([claim.lane_id for claim in claims])
         attempts = lanes.open_attempts([(claim, heads[claim.lane_id]) for claim in claims])
     return [(claim, heads[claim.lane_id], attempts[heads[claim.lane_id].id]) for claim in claims]
+
+
+def take_any() -> list[tuple[Claim, Waiting, int] | None]:
+    """As ``take``, where some lanes may be empty."""
+    with transaction.atomic():
+        claims = lanes.claim(10)
+        heads = lanes.first_waiting([claim.lane_id for claim in claims])
+        pairs = [(claim, heads[claim.lane_id]) for claim in claims if claim.lane_id in heads]
+        attempts = lanes.open_attempts(pairs)
+    return [(claim, message, attempts[message.id]) for claim, message in pairs]
 
 
 def ended(taken: tuple[Claim, Waiting, int], outcome: Outcome = Outcome.SENT, **more: object) -> Result:
@@ -210,6 +220,67 @@ def test_the_answer_to_a_send_does_not_undo_a_report_that_was_faster(acme: World
     Message.objects.update(status=Status.DELIVERED)
     record(ended(taken))
     assert Message.objects.get().status == Status.DELIVERED
+
+
+def test_what_became_of_a_send_in_doubt_is_waited_for(acme: World) -> None:
+    write(acme, "one")
+    Lane.objects.filter(direction=Direction.INBOUND).update(due_at=None)
+    Lane.objects.filter(direction=Direction.OUTBOUND).update(due_at=timezone.now())
+    Message.objects.update(lane=Lane.objects.get(direction=Direction.OUTBOUND), direction=Direction.OUTBOUND)
+    (taken,) = take()
+    record(ended(taken, Outcome.IN_DOUBT))
+    lane = Lane.objects.get(direction=Direction.OUTBOUND)
+    assert lane.retry_at is not None and lane.retry_at - timezone.now() > timedelta(seconds=9)
+    Message.objects.update(status=Status.DELIVERED)  # the report that was waited for
+    Lane.objects.filter(pk=lane.pk).update(retry_at=timezone.now())
+    with transaction.atomic():
+        claims = lanes.claim(10)
+        assert lanes.first_waiting([claim.lane_id for claim in claims]) == {}
+
+
+def fail_until_hopeless(world: World, *, others_pass: bool) -> Message:
+    write(world, "the one that fails")
+    failing = Message.objects.get()
+    for _ in range(lanes.MOST_TRIES):
+        Lane.objects.filter(due_at__isnull=False).update(retry_at=None, due_at=timezone.now())
+        (taken,) = (each for each in take(1) if each[1].id == failing.pk)
+        record(ended(taken, Outcome.RETRY, detail="internal error", retry_after=0.0))
+        if others_pass:
+            Circuit.objects.update(last_success_at=timezone.now(), failures=0)
+        failing.refresh_from_db()
+    return failing
+
+
+def test_a_message_that_keeps_failing_while_others_pass_is_given_up_and_the_lane_goes_on(acme: World) -> None:
+    failing = fail_until_hopeless(acme, others_pass=True)
+    assert failing.status == Status.FAILED
+    assert failing.error == "it kept failing while other messages passed (internal error)"
+    write(acme, "the next one")
+    ((_, message, _),) = take()
+    assert message.text == "the next one"
+
+
+def test_while_nothing_passes_all_wait(acme: World) -> None:
+    assert fail_until_hopeless(acme, others_pass=False).status == Status.PENDING
+
+
+def test_nothing_waits_longer_than_72_hours(acme: World) -> None:
+    write(acme, "one")
+    Message.objects.update(created_at=timezone.now() - timedelta(hours=73))
+    (taken,) = take()
+    record(ended(taken, Outcome.RETRY))
+    assert Message.objects.get().error.startswith("it could not be delivered for 72 hours")
+
+
+def test_a_reps_text_ends_with_its_window(acme: World) -> None:
+    write(acme, "one")
+    Lane.objects.filter(direction=Direction.OUTBOUND).update(due_at=timezone.now())
+    Message.objects.update(lane=Lane.objects.get(direction=Direction.OUTBOUND), direction=Direction.OUTBOUND)
+    Conversation.objects.update(window_closes_at=timezone.now() - timedelta(minutes=1))
+    (taken,) = (each for each in take_any() if each is not None)
+    record(ended(taken, Outcome.RETRY))
+    message = Message.objects.get()
+    assert message.status == Status.FAILED and "send a template" in message.error
 
 
 def test_due_lanes_are_found_through_the_partial_index(acme: World) -> None:

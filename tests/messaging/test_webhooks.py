@@ -95,12 +95,16 @@ def test_a_result_of_another_account_is_refused_alone(acme: World, rival: World)
     assert stored() == 1
 
 
-def test_the_secret_of_before_a_change_is_still_accepted(acme: World) -> None:
+def test_the_secret_of_before_a_change_is_still_accepted_and_noted(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with every_org():
         acme.account.previous_webhook_secret, acme.account.webhook_secret = acme.account.webhook_secret, "new"
         acme.account.save()
-    assert post(acme, hello(acme), secret="s-acme").status_code == 200
+    noted: list[int] = []
+    monkeypatch.setattr("messaging.webhooks.note_old_secret", noted.append)
     assert post(acme, hello(acme), secret="new").status_code == 200
+    assert noted == []
+    assert post(acme, hello(acme), secret="s-acme").status_code == 200
+    assert noted == [acme.account.pk]
 
 
 def test_a_sender_added_a_moment_ago_counts_at_once(acme: World) -> None:

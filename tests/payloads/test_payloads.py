@@ -14,6 +14,7 @@ from connector.events import (
     Receipt,
     ReceiptReceived,
     ReplyWritten,
+    SessionEnded,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -27,6 +28,7 @@ from connector.http import (
     ServiceUnavailable,
 )
 from connector.infobip import webhooks
+from connector.infobip.reasons import REASONS
 from connector.salesforce.interactions import Delivered
 from connector.salesforce.platform_events import PlatformEvent, Topic, parse_event
 from tests.connector import (
@@ -50,51 +52,51 @@ NOT_SHOWN = "this kind of message cannot be shown"
 WHATSAPP: dict[str, tuple[str, int, float, str]] = {
     "text": (LONG_ID, 15, 30.123, "Hello, where is my order?"),
     "text_from_user_id": ("wamid.A0", 15, 40, "It is me, without a number"),
-    "image": ("wamid.A1", 16, 0, "[Image] The broken part"),
-    "document": ("wamid.A2", 16, 10, "[Document] invoice-2291.pdf"),
-    "voice": ("wamid.A3", 16, 20, "[Voice message]"),
+    "image": ("wamid.A1", 16, 0, "▸ Image: The broken part"),
+    "document": ("wamid.A2", 16, 10, "▸ Document: invoice-2291.pdf"),
+    "voice": ("wamid.A3", 16, 20, "▸ Voice message"),
     "location": (
         *("wamid.A4", 16, 30),
-        "[Location] Clock tower, London SW1A 0AA (51.5007, -0.1246) https://maps.example.com/p/1",
+        "▸ Location: Clock tower, London SW1A 0AA (51.5007, -0.1246) https://maps.example.com/p/1",
     ),
-    "contact": ("wamid.A5", 16, 40, "[Contact] Max Frost, +44 7700 900555, max@example.com"),
+    "contact": ("wamid.A5", 16, 40, "▸ Contact: Max Frost, +44 7700 900555, max@example.com"),
     "button": ("wamid.A6", 16, 50, "Yes, please"),
     "interactive_button_reply": ("wamid.A7", 17, 0, "Morning"),
     "interactive_list_reply": ("wamid.A8", 17, 10, "Returns\nSend something back"),
-    "order": ("wamid.A9", 17, 20, "[Order] 2 of sku-9 Gift wrap please"),
-    "reaction": ("wamid.A10", 17, 30, "[Reaction] 👍"),
-    "unsupported": ("wamid.A11", 17, 40, "[A message of a kind that WhatsApp does not pass on]"),
-    "reaction_removed": ("wamid.A12", 17, 45, "[Reaction removed]"),
-    "video": ("wamid.A13", 18, 0, "[Video] It rattles"),
-    "audio": ("wamid.A14", 18, 10, "[Audio]"),
-    "sticker": ("wamid.A15", 18, 20, "[Sticker]"),
-    "interactive_flow_reply": ("wamid.A16", 18, 30, "[Form] Sent\nrating: 5\ncomment: All good\nflow_token: f-1"),
-    "infected_content": ("wamid.A17", 18, 40, "[A file was withheld because it holds malware]"),
-    "interactive_payment_confirmation": ("wamid.A18", 18, 50, f"[Interactive payment confirmation: {NOT_SHOWN}]"),
-    "interactive_payment_acknowledgement": ("wamid.A19", 19, 0, f"[Interactive payment acknowledgement: {NOT_SHOWN}]"),
-    "interactive_call_permission_reply": ("wamid.A20", 19, 10, f"[Interactive call permission reply: {NOT_SHOWN}]"),
+    "order": ("wamid.A9", 17, 20, "▸ Order: 2 of sku-9 Gift wrap please"),
+    "reaction": ("wamid.A10", 17, 30, "▸ Reaction: 👍"),
+    "unsupported": ("wamid.A11", 17, 40, "▸ A message of a kind that WhatsApp does not pass on"),
+    "reaction_removed": ("wamid.A12", 17, 45, "▸ Reaction removed"),
+    "video": ("wamid.A13", 18, 0, "▸ Video: It rattles"),
+    "audio": ("wamid.A14", 18, 10, "▸ Audio"),
+    "sticker": ("wamid.A15", 18, 20, "▸ Sticker"),
+    "interactive_flow_reply": ("wamid.A16", 18, 30, "▸ Form: Sent\nrating: 5\ncomment: All good\nflow_token: f-1"),
+    "infected_content": ("wamid.A17", 18, 40, "▸ A file was withheld because it holds malware"),
+    "interactive_payment_confirmation": ("wamid.A18", 18, 50, f"▸ Interactive payment confirmation: {NOT_SHOWN}"),
+    "interactive_payment_acknowledgement": ("wamid.A19", 19, 0, f"▸ Interactive payment acknowledgement: {NOT_SHOWN}"),
+    "interactive_call_permission_reply": ("wamid.A20", 19, 10, f"▸ Interactive call permission reply: {NOT_SHOWN}"),
     "interactive_in_thread_authentication_reply": (
         *("wamid.A21", 19, 20),
-        f"[Interactive in thread authentication reply: {NOT_SHOWN}]",
+        f"▸ Interactive in thread authentication reply: {NOT_SHOWN}",
     ),
 }
 MESSAGES_API: dict[str, tuple[str, int, float, str]] = {
     "text": (LONG_ID, 15, 30.123, "Hello, where is my order?"),
-    "image": ("wamid.B2", 16, 0, "[Image] The broken part"),
+    "image": ("wamid.B2", 16, 0, "▸ Image: The broken part"),
     "button_reply": ("wamid.B3", 16, 50, "Yes, please"),
     "list_reply": ("wamid.B4", 17, 10, "Returns\nRepairs"),
-    "location": ("wamid.B5", 16, 30, "[Location] 51.5007, -0.1246"),
+    "location": ("wamid.B5", 16, 30, "▸ Location: 51.5007, -0.1246"),
     "subject": ("wamid.B6", 18, 0, "Order 2291\nWhere is it?"),
-    "video": ("wamid.B7", 18, 10, "[Video] It rattles"),
-    "audio": ("wamid.B8", 18, 20, "[Audio]"),
-    "document": ("wamid.B9", 18, 30, "[Document] invoice-2291.pdf"),
-    "file": ("wamid.B10", 18, 40, "[File]\n[File] And the back"),
-    "url": ("wamid.B11", 18, 50, "[Link] https://shop.example.com/track/2291"),
-    "reaction": ("wamid.B12", 19, 0, "[Reaction] 👍"),
-    "flow_response": ("wamid.B13", 19, 10, "[Form]\nrating: 5\ncomment: All good"),
-    "form_response": ("wamid.B14", 19, 20, "[Form]"),
-    "authentication_response": ("wamid.B15", 19, 30, f"[Authentication response: {NOT_SHOWN}]"),
-    "payment_response": ("wamid.B16", 19, 40, f"[Payment response: {NOT_SHOWN}]"),
+    "video": ("wamid.B7", 18, 10, "▸ Video: It rattles"),
+    "audio": ("wamid.B8", 18, 20, "▸ Audio"),
+    "document": ("wamid.B9", 18, 30, "▸ Document: invoice-2291.pdf"),
+    "file": ("wamid.B10", 18, 40, "▸ File\n▸ File: And the back"),
+    "url": ("wamid.B11", 18, 50, "▸ Link: https://shop.example.com/track/2291"),
+    "reaction": ("wamid.B12", 19, 0, "▸ Reaction: 👍"),
+    "flow_response": ("wamid.B13", 19, 10, "▸ Form\nrating: 5\ncomment: All good"),
+    "form_response": ("wamid.B14", 19, 20, "▸ Form"),
+    "authentication_response": ("wamid.B15", 19, 30, f"▸ Authentication response: {NOT_SHOWN}"),
+    "payment_response": ("wamid.B16", 19, 40, f"▸ Payment response: {NOT_SHOWN}"),
 }
 # whose contact, beside the address that the message came from, names others
 ALIASES = {"text": (USER_ID,), "text_from_user_id": (USER,)}
@@ -117,7 +119,13 @@ def _at(minute: int, second: float) -> datetime:
 
 
 _DONE, _SEEN = _at(20, 1.25), _at(21, 12)
-_NO_SESSION = ReceiptReceived(MESSAGE, Receipt.FAILED, _DONE, "EC_NO_SESSION", "No session")
+
+
+def _failed(code: str) -> ReceiptReceived:
+    return ReceiptReceived(MESSAGE, Receipt.FAILED, _DONE, code, REASONS[code])
+
+
+_NO_SESSION = _failed("EC_NO_SESSION")
 INFOBIP: dict[str, Event] = {
     **{f"whatsapp/{name}": _whatsapp(name) for name in WHATSAPP},
     **{f"messages_api/{name}": _messages_api(name) for name in MESSAGES_API},
@@ -127,10 +135,10 @@ INFOBIP: dict[str, Event] = {
     "reports/whatsapp_delivered_to_operator": Ignored("on its way"),
     "reports/whatsapp_pending": Ignored("on its way"),
     "reports/whatsapp_undeliverable": _NO_SESSION,
-    "reports/whatsapp_expired": ReceiptReceived(MESSAGE, Receipt.FAILED, _DONE, "EXPIRED_EXPIRED", "Message expired"),
-    "reports/whatsapp_rejected": ReceiptReceived(
-        MESSAGE, Receipt.FAILED, _DONE, "REJECTED_NOT_ENOUGH_CREDITS", "Not enough credits"
+    "reports/whatsapp_expired": ReceiptReceived(
+        MESSAGE, Receipt.FAILED, _DONE, "EXPIRED_EXPIRED", REASONS["EXPIRED_EXPIRED"]
     ),
+    "reports/whatsapp_rejected": _failed("REJECTED_NOT_ENOUGH_CREDITS"),
     "reports/whatsapp_duplicate_message_id": Ignored("the answer to a repeated send"),
     "reports/whatsapp_duplicate_request": Ignored("the answer to a repeated send"),
     "reports/whatsapp_seen": ReceiptReceived(MESSAGE, Receipt.READ, _SEEN),
@@ -216,7 +224,7 @@ EVENTS: dict[str, Event] = {
     "delivery_acknowledgement": Ignored("DeliveryAcknowledgement"),
     "message_updated": Ignored("MessageUpdated"),
     "participant_changed": Ignored("ParticipantChanged"),
-    "session_status_changed": Ignored("SessionStatusChanged"),
+    "session_status_changed": SessionEnded(CONVERSATION, "0Mw5g000000AbCdCAK"),
     "routing_work_result": Ignored("RoutingWorkResult"),
     "routing_requested": Ignored("RoutingRequested"),
     "routing_result": Ignored("RoutingResult"),

@@ -1,5 +1,8 @@
+from io import StringIO
+
 import pytest
 from cryptography.fernet import Fernet
+from django.core.management import CommandError, call_command
 from django.db import connection
 from pytest_django import Settings
 
@@ -31,3 +34,22 @@ def test_the_first_key_encrypts_and_every_key_decrypts(settings: Settings) -> No
     assert decrypt(after) == "secret"
     with pytest.raises(CannotDecrypt):
         decrypt(before)
+
+
+@pytest.mark.django_db
+def test_rotation_leaves_nothing_that_needs_the_old_key(acme: World, rival: World, settings: Settings) -> None:
+    old, new = settings.FIELD_ENCRYPTION_KEYS[0], Fernet.generate_key().decode()
+    settings.FIELD_ENCRYPTION_KEYS = [new, old]
+    out = StringIO()
+    call_command("rotate_keys", stdout=out)
+    assert out.getvalue().startswith("6 credentials")  # two orgs with a private key, an API key and a secret each
+    settings.FIELD_ENCRYPTION_KEYS = [new]
+    with every_org():
+        assert {account.api_key for account in InfobipAccount.objects.all()} == {"key-acme", "key-rival"}
+
+
+@pytest.mark.django_db
+def test_rotation_without_the_key_that_wrote_says_so(acme: World, settings: Settings) -> None:
+    settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    with pytest.raises(CommandError, match="Put the key that wrote it back"):
+        call_command("rotate_keys")
