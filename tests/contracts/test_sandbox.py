@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from connector.events import Ignored, MessageReceived, Receipt, ReceiptReceived, ReplyWritten, Text
+from connector.events import MessageReceived, Receipt, ReceiptReceived, ReplyWritten, SessionEnded, Text
 from connector.http import ApiError, CustomerMustAct
 from connector.infobip import webhooks
 from connector.salesforce.auth import AccessToken, login
@@ -366,7 +366,7 @@ def test_platform_events_have_the_published_shape(world: Sandbox) -> None:
     (reply,) = [each for each in read_as if isinstance(each, ReplyWritten) and each.entry == entry]
     assert (reply.channel_address, reply.conversation, reply.end_user) == (CHANNEL, delivered.conversation, END_USER)
     assert reply.content == Text("Hello Ana")
-    assert Ignored("SessionStatusChanged") in read_as
+    assert SessionEnded(delivered.conversation, delivered.session) in read_as
 
 
 def _session_with_a_reply(world: Sandbox) -> tuple[Delivered, str]:
