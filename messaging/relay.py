@@ -186,7 +186,8 @@ class Relay:
             going_on = lanes.record(results) if results else []
             self._settle([each for each in ended if isinstance(each, Told)])
             ended_lanes = {each.claim.lane_id for each in ended}
-            held = [claim for claim in self.held.values() if claim.lane_id not in ended_lanes]
+            with self.held_lock:
+                held = [claim for claim in self.held.values() if claim.lane_id not in ended_lanes]
             held += [claim for claim, _ in going_on]
             free = self.threads - len(held)
             claims = []
