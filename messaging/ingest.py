@@ -248,7 +248,7 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
                UPDATE messaging_lane SET position = position + come.n, arrivals = arrivals + 1,
                    due_at = LEAST(due_at, clock_timestamp())
                FROM unnest(%s::bigint[], %s::int[]) AS come (lane_id, n)
-               WHERE messaging_lane.id = come.lane_id AND messaging_lane.org_id = %s),
+               WHERE messaging_lane.id = come.lane_id),
            conversation AS (
                UPDATE messaging_conversation SET
                    name = COALESCE(NULLIF(told.name, ''), messaging_conversation.name),
@@ -259,7 +259,7 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
                                            ELSE GREATEST(window_closes_at, told.written_at + %s) END
                FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[])
                    AS told (id, name, identifier, sender_id, written_at)
-               WHERE messaging_conversation.id = told.id AND messaging_conversation.org_id = %s)
+               WHERE messaging_conversation.id = told.id)
            INSERT INTO messaging_message (org_id, direction, created_at, status_at, tries, error_code, told,
                lane_id, conversation_id, channel_id, sender_id, position, uuid, source_entry, part, text, written_at,
                late, status, error)
@@ -270,14 +270,12 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
         [
             list(counts),
             list(counts.values()),
-            org_id,
             WINDOW,
             conversation_ids,
             [message.name for message in noted],
             [message.identifier for message in noted],
             [message.sender_id for message in noted],
             [message.written_at for message in noted],
-            org_id,
             org_id,
             direction.value,
             *(list(column) for column in zip(*rows, strict=True)),

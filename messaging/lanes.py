@@ -118,33 +118,46 @@ def lock_lanes(org_id: int, direction: Direction, places: set[tuple[int, str]]) 
     :param places: channel ids and addresses; those that nobody has written from yet are left out of the answer
     """
     ordered = sorted(places)
-    rows = query(
-        """SELECT address.channel_id, address.address, lane.conversation_id, lane.id, lane.position, lane.carried_until,
+    # one look-up after the other, each by a whole key, whatever the statistics make of a table that was empty just now
+    found = query(
+        """SELECT place.channel_id, place.address, known.conversation_id, lane.id,
                COALESCE(conversation.last_sender_id, (
-                   SELECT min(sender.id) FROM tenants_sender sender WHERE sender.channel_id = address.channel_id))
-           FROM messaging_address address
-           JOIN unnest(%s::bigint[], %s::text[]) AS place (channel_id, address)
-             ON place.channel_id = address.channel_id AND place.address = address.address
-           JOIN messaging_conversation conversation ON conversation.id = address.conversation_id
-           JOIN messaging_lane lane ON lane.conversation_id = address.conversation_id AND lane.direction = %s
-           WHERE address.org_id = %s AND lane.org_id = %s
-           ORDER BY lane.id FOR NO KEY UPDATE OF lane""",
-        [[place[0] for place in ordered], [place[1] for place in ordered], direction.value, org_id, org_id],
+                   SELECT min(sender.id) FROM tenants_sender sender WHERE sender.channel_id = place.channel_id))
+           FROM unnest(%s::bigint[], %s::text[]) AS place (channel_id, address)
+           CROSS JOIN LATERAL (
+               SELECT conversation_id FROM messaging_address
+               WHERE org_id = %s AND channel_id = place.channel_id AND address = place.address LIMIT 1) AS known
+           CROSS JOIN LATERAL (
+               SELECT last_sender_id FROM messaging_conversation WHERE id = known.conversation_id LIMIT 1) AS conversation
+           CROSS JOIN LATERAL (
+               SELECT id FROM messaging_lane
+               WHERE org_id = %s AND conversation_id = known.conversation_id AND direction = %s LIMIT 1) AS lane""",
+        [[place[0] for place in ordered], [place[1] for place in ordered], org_id, org_id, direction.value],
     )
-    return {(channel_id, address): Room(*room) for channel_id, address, *room in rows}
+    if not found:
+        return {}
+    locked = query(
+        "SELECT id, position, carried_until FROM messaging_lane WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+        [sorted({row[3] for row in found})],
+    )
+    state = {lane_id: (position, carried_until) for lane_id, position, carried_until in locked}
+    return {
+        (channel_id, address): Room(conversation_id, lane_id, *state[lane_id], sender_id)
+        for channel_id, address, conversation_id, lane_id, sender_id in found
+    }
 
 
 def make_due(org_id: int, direction: Direction, conversation_ids: Sequence[int]) -> None:
     """Ring lanes without bringing a message."""
-    query(
-        "SELECT 1 FROM messaging_lane WHERE org_id = %s AND direction = %s AND conversation_id = ANY(%s) "
-        "ORDER BY id FOR NO KEY UPDATE",
+    rows = query(
+        """SELECT id FROM messaging_lane WHERE org_id = %s AND direction = %s AND conversation_id = ANY(%s)
+           ORDER BY id FOR NO KEY UPDATE""",
         [org_id, direction.value, list(conversation_ids)],
     )
     query(
         """UPDATE messaging_lane SET arrivals = arrivals + 1, due_at = LEAST(due_at, clock_timestamp())
-           WHERE org_id = %s AND direction = %s AND conversation_id = ANY(%s)""",
-        [org_id, direction.value, list(conversation_ids)],
+           WHERE id = ANY(%s)""",
+        [[lane_id for (lane_id,) in rows]],
     )
 
 

@@ -1,4 +1,8 @@
-"""What arrived, what must go out, and how far it got. The rows are the queue: nothing else remembers work."""
+"""What arrived, what must go out, and how far it got. The rows are the queue: nothing else remembers work.
+
+Foreign keys hold the org beside the id (see tenants/tenancy.py), so Django's own constraints are off; so are its indexes
+where a constraint's index serves, or nothing searches that way.
+"""
 
 from uuid import uuid4
 
@@ -57,7 +61,7 @@ class Outcome(models.TextChoices):
 class EventSubscription(models.Model):
     """One org's stream of platform events: how far it was read, and which process reads it."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="event_subscriptions", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="event_subscriptions", db_constraint=False, db_index=False)
     topic = models.CharField(max_length=200)
     replay_id = models.BinaryField(default=bytes, help_text="opaque; empty before anything was read")
     since = models.DateTimeField(help_text="events created before this are not for us")
@@ -78,12 +82,12 @@ class EventSubscription(models.Model):
 class ReceivedEvent(models.Model):
     """One raw arrival, kept as it came, and known again when it is repeated."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="received_events", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="received_events", db_constraint=False, db_index=False)
     account = models.ForeignKey(
-        InfobipAccount, models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
+        InfobipAccount, models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False, db_index=False
     )
     subscription = models.ForeignKey(
-        EventSubscription, models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
+        EventSubscription, models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False, db_index=False
     )
     key = models.CharField(max_length=300)
     body = models.BinaryField()
@@ -108,14 +112,16 @@ class ReceivedEvent(models.Model):
 class Conversation(models.Model):
     """One end user on one channel."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="conversations", db_constraint=False)
-    channel = models.ForeignKey(Channel, models.CASCADE, related_name="conversations", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="conversations", db_constraint=False, db_index=False)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="conversations", db_constraint=False, db_index=False)
     subject = models.CharField("end user", max_length=150, help_text="the first address seen; Salesforce's `from`")
     name = models.CharField(max_length=200, blank=True)
     identifier = models.CharField(max_length=255, blank=True, help_text="Salesforce's id of it")
     session = models.CharField(max_length=18, blank=True, help_text="the messaging session seen last")
     session_open = models.BooleanField(default=False)
-    last_sender = models.ForeignKey(Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False)
+    last_sender = models.ForeignKey(
+        Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False, db_index=False
+    )
     window_closes_at = models.DateTimeField(null=True, blank=True, help_text="24 hours after the end user last wrote")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -129,9 +135,11 @@ class Conversation(models.Model):
 class Address(models.Model):
     """An address of an end user: a phone number or a business-scoped user id, the subject among them."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="addresses", db_constraint=False)
-    channel = models.ForeignKey(Channel, models.CASCADE, related_name="+", db_constraint=False)
-    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="addresses", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="addresses", db_constraint=False, db_index=False)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    conversation = models.ForeignKey(
+        Conversation, models.CASCADE, related_name="addresses", db_constraint=False, db_index=False
+    )
     address = models.CharField(max_length=150)
 
     class Meta:
@@ -144,7 +152,7 @@ class Address(models.Model):
 class Lane(models.Model):
     """One direction of one conversation, carried by one process at a time; the protocol is in lanes.py."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="lanes", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="lanes", db_constraint=False, db_index=False)
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="lanes", db_constraint=False)
     direction = models.CharField(max_length=10, choices=Direction.choices)
     position = models.BigIntegerField(default=0, help_text="the last one given to a message")
@@ -174,7 +182,7 @@ class Lane(models.Model):
 class Circuit(models.Model):
     """How a far side does for one org: failures in a row, and whether only probes go there; see circuits.py."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="circuits", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="circuits", db_constraint=False, db_index=False)
     side = models.CharField(max_length=10, choices=Side.choices)
     failures = models.PositiveIntegerField(default=0, help_text="in a row, of all lanes")
     failing_lanes = ArrayField(models.BigIntegerField(), default=list, help_text="some of those that failed")
@@ -193,11 +201,13 @@ class Circuit(models.Model):
 class Message(models.Model):
     """One thing to deliver. Long texts are several messages of one source entry."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="messages", db_constraint=False)
-    lane = models.ForeignKey(Lane, models.CASCADE, related_name="messages", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="messages", db_constraint=False, db_index=False)
+    lane = models.ForeignKey(Lane, models.CASCADE, related_name="messages", db_constraint=False, db_index=False)
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="messages", db_constraint=False)
-    channel = models.ForeignKey(Channel, models.CASCADE, related_name="+", db_constraint=False)
-    sender = models.ForeignKey(Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False)
+    channel = models.ForeignKey(Channel, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    sender = models.ForeignKey(
+        Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False, db_index=False
+    )
     direction = models.CharField(max_length=10, choices=Direction.choices[:2])
     position = models.BigIntegerField()
     uuid = models.UUIDField(default=uuid4, editable=False, help_text="the id that both platforms see")
@@ -216,9 +226,9 @@ class Message(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["org", "uuid"], name="message_uuid"),
-            models.UniqueConstraint(fields=["org", "lane", "position"], name="message_position_in_lane"),
-            models.UniqueConstraint(fields=["org", "channel", "source_entry", "part"], name="message_of_entry_once"),
+            models.UniqueConstraint(fields=["uuid", "org"], name="message_uuid"),
+            models.UniqueConstraint(fields=["lane", "position", "org"], name="message_position_in_lane"),
+            models.UniqueConstraint(fields=["channel", "source_entry", "part", "org"], name="message_of_entry_once"),
         ]
         indexes = [
             models.Index(fields=["lane", "position"], condition=Q(status="pending"), name="message_waiting"),
@@ -237,7 +247,7 @@ class Message(models.Model):
 class Attempt(models.Model):
     """One try to deliver a message, committed before the call, so that a death in between leaves a trace."""
 
-    org = models.ForeignKey(Org, models.CASCADE, related_name="attempts", db_constraint=False)
+    org = models.ForeignKey(Org, models.CASCADE, related_name="attempts", db_constraint=False, db_index=False)
     message = models.ForeignKey(Message, models.CASCADE, related_name="attempts", db_constraint=False)
     lease_id = models.UUIDField()
     started_at = models.DateTimeField()

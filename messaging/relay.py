@@ -318,7 +318,7 @@ def untold(conversation_ids: Sequence[int]) -> dict[int, Telling]:
         return {}
     rows = query(
         """WITH entry AS (
-               SELECT DISTINCT conversation_id, source_entry FROM messaging_message
+               SELECT DISTINCT conversation_id, channel_id, source_entry FROM messaging_message
                WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND status IN ('delivered', 'read', 'failed')
                  AND told <> status)
            SELECT part.conversation_id, conversation.identifier, conversation.subject, part.channel_id,
@@ -326,7 +326,10 @@ def untold(conversation_ids: Sequence[int]) -> dict[int, Telling]:
                array_agg(part.status), array_agg(part.told), max(part.status_at),
                max(part.error_code) FILTER (WHERE part.status = 'failed'),
                max(part.error) FILTER (WHERE part.status = 'failed'), min(part.text) FILTER (WHERE part.part = 0)
-           FROM messaging_message part JOIN entry USING (conversation_id, source_entry)
+           FROM entry
+           CROSS JOIN LATERAL (
+               SELECT * FROM messaging_message
+               WHERE channel_id = entry.channel_id AND source_entry = entry.source_entry LIMIT 1000) AS part
            JOIN messaging_conversation conversation ON conversation.id = part.conversation_id
            JOIN tenants_channel channel ON channel.id = part.channel_id
            WHERE part.direction = 'outbound' AND conversation.identifier <> ''

@@ -90,7 +90,7 @@ def isolation(table: str, *, org_column: str = "org_id", references: dict[str, s
         f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
     ]
     if org_column != "id":
-        forward.append(f"ALTER TABLE {table} ADD CONSTRAINT {table}_org_and_id UNIQUE (org_id, id)")
+        forward.append(f"ALTER TABLE {table} ADD CONSTRAINT {table}_org_and_id UNIQUE (id, org_id)")
         backward.insert(0, f"ALTER TABLE {table} DROP CONSTRAINT {table}_org_and_id CASCADE")
     for column, target in (references or {}).items():
         name = f"{table}_same_org_{column}"

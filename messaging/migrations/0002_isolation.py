@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
             references={"lane_id": "messaging_lane", "sender_id": "tenants_sender", **CHANNEL, **CONVERSATION},
         ),
         isolation("messaging_attempt", references={"message_id": "messaging_message"}),
+        isolation("messaging_circuit"),
         # the lanes' rows are rewritten many times a second: room on each page keeps that off the indexes
         migrations.RunSQL(
             "ALTER TABLE messaging_lane SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02)",
