@@ -74,8 +74,7 @@ if env.bool("DATABASE_POOL", False):
         "reconnect_timeout": 3,
     }
 else:
-    DATABASES["default"]["CONN_MAX_AGE"] = 600
-    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+    DATABASES["default"]["CONN_MAX_AGE"] = 600  # without health checks: the door tries again on a new connection
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 2)
 # PostgreSQL plans a repeated statement once. (Poolers in transaction mode cannot serve us anyway: see tenants/tenancy.py.)
 # Plans are kept whatever the parameters, and go by indexes even where tables are empty when they are made: every query on

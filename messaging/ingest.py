@@ -230,24 +230,45 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
     rooms = _rooms(org_id, direction, incoming)
     youngest: dict[int, _Incoming] = {}
     counts: dict[int, int] = defaultdict(int)
-    rows = []
+    rows: list[dict[str, object]] = []
     for message, room in zip(incoming, rooms, strict=True):
         youngest[room.conversation_id] = message
         late = room.carried_until is not None and message.written_at < room.carried_until
-        sender_id = message.sender_id or room.sender_id
-        status = Status.FAILED if message.failure else Status.PENDING
         for part, text in enumerate(message.parts):
             counts[room.lane_id] += 1
-            position = room.position + counts[room.lane_id]
-            entry = (message.source_entry, part, text, message.written_at, late, status.value, message.failure)
-            rows.append((room.lane_id, room.conversation_id, message.channel_id, sender_id, position, uuid4(), *entry))
-    conversation_ids = sorted(youngest)
-    noted = [youngest[conversation_id] for conversation_id in conversation_ids]
+            rows.append(
+                {
+                    "lane_id": room.lane_id,
+                    "conversation_id": room.conversation_id,
+                    "channel_id": message.channel_id,
+                    "sender_id": message.sender_id or room.sender_id,
+                    "position": room.position + counts[room.lane_id],
+                    "uuid": str(uuid4()),
+                    "source_entry": message.source_entry,
+                    "part": part,
+                    "text": text,
+                    "written_at": message.written_at.isoformat(),
+                    "late": late,
+                    "status": Status.FAILED if message.failure else Status.PENDING,
+                    "error": message.failure,
+                }
+            )
+    told = [
+        {
+            "id": conversation_id,
+            "name": message.name,
+            "identifier": message.identifier,
+            "sender_id": message.sender_id,
+            "written_at": message.written_at.isoformat(),
+        }
+        for conversation_id, message in sorted(youngest.items())
+    ]
+    # as JSON, since the driver takes three times as long to write as many arrays
     query(
         """WITH lane AS (
                UPDATE messaging_lane SET position = position + come.n, arrivals = arrivals + 1,
                    due_at = LEAST(due_at, clock_timestamp())
-               FROM unnest(%s::bigint[], %s::int[]) AS come (lane_id, n)
+               FROM jsonb_to_recordset(%s::jsonb) AS come (lane_id bigint, n int)
                WHERE messaging_lane.id = come.lane_id),
            conversation AS (
                UPDATE messaging_conversation SET
@@ -257,28 +278,24 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
                    last_sender_id = COALESCE(told.sender_id, last_sender_id),
                    window_closes_at = CASE WHEN told.sender_id IS NULL THEN window_closes_at
                                            ELSE GREATEST(window_closes_at, told.written_at + %s) END
-               FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::timestamptz[])
-                   AS told (id, name, identifier, sender_id, written_at)
+               FROM jsonb_to_recordset(%s::jsonb)
+                   AS told (id bigint, name text, identifier text, sender_id bigint, written_at timestamptz)
                WHERE messaging_conversation.id = told.id)
            INSERT INTO messaging_message (org_id, direction, created_at, status_at, tries, error_code, told,
                lane_id, conversation_id, channel_id, sender_id, position, uuid, source_entry, part, text, written_at,
                late, status, error)
            SELECT %s, %s, clock_timestamp(), clock_timestamp(), 0, '', '', come.*
-           FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::uuid[], %s::text[],
-               %s::int[], %s::text[], %s::timestamptz[], %s::bool[], %s::text[], %s::text[]) AS come
+           FROM jsonb_to_recordset(%s::jsonb) AS come (
+               lane_id bigint, conversation_id bigint, channel_id bigint, sender_id bigint, position bigint, uuid uuid,
+               source_entry text, part int, text text, written_at timestamptz, late bool, status text, error text)
            ON CONFLICT DO NOTHING""",
         [
-            list(counts),
-            list(counts.values()),
+            json.dumps([{"lane_id": lane_id, "n": n} for lane_id, n in counts.items()]),
             WINDOW,
-            conversation_ids,
-            [message.name for message in noted],
-            [message.identifier for message in noted],
-            [message.sender_id for message in noted],
-            [message.written_at for message in noted],
+            json.dumps(told),
             org_id,
             direction.value,
-            *(list(column) for column in zip(*rows, strict=True)),
+            json.dumps(rows),
         ],
     )
     failed = [room.conversation_id for message, room in zip(incoming, rooms, strict=True) if message.failure]

@@ -45,6 +45,22 @@ def inbound_messages(request: HttpRequest, account_uuid: UUID | None = None) -> 
     """
     try:
         body = _read(request)
+    except _Refused as refused:
+        return _refuse(request, refused)
+    try:
+        return _take(request, body, account_uuid)
+    except (DatabaseError, InterfaceError):
+        connection.close()  # perhaps only this connection was lost; what was committed is recognised when it comes again
+    try:
+        return _take(request, body, account_uuid)
+    except (DatabaseError, InterfaceError) as exc:
+        connection.close()
+        log.error("webhook not stored", error=type(exc).__name__)
+        return JsonResponse({"error": "The message cannot be stored now. Send it again."}, status=503)
+
+
+def _take(request: HttpRequest, body: bytes, account_uuid: UUID | None) -> HttpResponse:
+    try:
         account, results = _identify(request, body, account_uuid)
         account, results = _own_results(account, results)
         work = False
@@ -53,10 +69,6 @@ def inbound_messages(request: HttpRequest, account_uuid: UUID | None = None) -> 
                 work = receive_webhook(account, results)
     except _Refused as refused:
         return _refuse(request, refused)
-    except (DatabaseError, InterfaceError) as exc:
-        log.error("webhook not stored", error=type(exc).__name__)
-        connection.close()
-        return JsonResponse({"error": "The message cannot be stored now. Send it again."}, status=503)
     if work:
         ring()
     return HttpResponse()

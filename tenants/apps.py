@@ -8,4 +8,4 @@ class TenantsConfig(AppConfig):
     def ready(self) -> None:
         from tenants import checks, tenancy  # noqa: F401 (checks register themselves)
 
-        connection_created.connect(tenancy.scope_new_connection)
+        connection_created.connect(tenancy.guard_new_connection)

@@ -2,17 +2,16 @@
 
 Every table of a customer's data has a policy, forced also on its owner, that compares its org with the connection setting
 ``connector.org``: the id of an org, ``*`` for all of them, or nothing, which shows no rows. The setting is made here and
-nowhere else. It follows the scope of the running thread: set when a scope is entered, taken back when it is left, and set
-again on each connection that is made or taken from the pool in between, since a pooled one comes back with the last org.
+nowhere else. It follows the scope of the running thread: before each statement the connection is brought in line where
+it is not, so that a persistent connection, or one from the pool, that comes back with the last org shows it to nobody.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-import psycopg
-from django.db import connection, migrations
+from django.db import Error, connection, migrations
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
@@ -40,34 +39,50 @@ def every_org() -> Iterator[None]:
 def _scoped(value: str) -> Iterator[None]:
     token = _scope.set(value)
     try:
-        _apply()
+        if connection.connection is not None and not connection.in_atomic_block:
+            with suppress(Error):  # the server went away; the next statement says so, or opens a new connection
+                _guard_of(connection).align()
         yield
     finally:
         _scope.reset(token)
-        _apply()
 
 
-def _apply() -> None:
-    """Bring an open connection in line; one that is opened later is brought in line by ``scope_new_connection``."""
-    raw = connection.connection
-    if raw is None or raw.closed:
-        return
-    if raw.info.transaction_status == TransactionStatus.INERROR:
-        return  # its rollback puts back the setting that it began with
-    try:
-        _set(connection)
-    except psycopg.OperationalError:  # the server went away; the next query opens a connection with the scope of then
-        connection.close()
+class _Guard:
+    """Brings a connection in line with the scope of the running thread, before each of its statements."""
+
+    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+        self.wrapper = wrapper
+        self.applied: str | None = None  # what the connection is set to; None: not known
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
+        if self.applied != _scope.get():
+            self.align()
+        return execute(sql, params, many, context)
+
+    def align(self) -> None:
+        scope = _scope.get()
+        if self.applied == scope or self.wrapper.connection.info.transaction_status == TransactionStatus.INERROR:
+            return  # in a failed transaction nothing passes but its rollback
+        self.applied = None
+        with self.wrapper.wrap_database_errors, self.wrapper.connection.cursor() as cursor:
+            cursor.execute("SELECT set_config(%s, %s, false)", [SETTING, scope])
+        # what is set inside a transaction may go back with its rollback, so it is not relied upon
+        self.applied = None if self.wrapper.in_atomic_block else scope
 
 
-def _set(wrapper: BaseDatabaseWrapper) -> None:
-    with wrapper.connection.cursor() as cursor:  # below Django's wrapper, which would open a new connection
-        cursor.execute("SELECT set_config(%s, %s, false)", [SETTING, _scope.get()])
+def _guard_of(wrapper: BaseDatabaseWrapper) -> _Guard:
+    guards = [each for each in wrapper.execute_wrappers if isinstance(each, _Guard)]
+    if not guards:
+        guards = [_Guard(wrapper)]
+        wrapper.execute_wrappers.append(guards[0])
+    return guards[0]
 
 
-def scope_new_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Receive Django's signal for a connection that was made, or taken from the pool."""
-    _set(connection)
+def guard_new_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
+    """Receive Django's signal for a connection that was made, or taken from the pool with whatever scope it came back."""
+    guard = _guard_of(connection)
+    guard.applied = None
+    guard.align()
 
 
 def isolation(table: str, *, org_column: str = "org_id", references: dict[str, str] | None = None) -> migrations.RunSQL:

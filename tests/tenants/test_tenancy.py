@@ -116,3 +116,26 @@ def test_another_thread_does_not_inherit_the_scope(acme: World) -> None:
         thread.start()
         thread.join()
     assert seen == [0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_was_used_for_an_org_shows_its_rows_to_nobody_afterwards(acme: World) -> None:
+    with org_scope(acme.org.pk):
+        assert Org.objects.exists()
+    assert not Org.objects.exists()
+    assert rows("SELECT name FROM tenants_org") == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_scope_that_was_set_inside_a_transaction_does_not_outlive_its_rollback(acme: World, rival: World) -> None:
+    with org_scope(acme.org.pk):
+        assert Org.objects.get() == acme.org
+    with pytest.raises(RuntimeError), transaction.atomic():
+        assert not Org.objects.exists()  # the connection is set to nothing, inside the transaction
+        raise RuntimeError  # and is set to acme again by its rollback
+    assert not Org.objects.exists()
+    with pytest.raises(RuntimeError), transaction.atomic(), org_scope(rival.org.pk):
+        assert Org.objects.get() == rival.org
+        raise RuntimeError
+    with org_scope(rival.org.pk):
+        assert Org.objects.get() == rival.org
