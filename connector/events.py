@@ -108,8 +108,8 @@ def clean(text: str) -> str:
 def split_text(text: str, limit: int) -> Iterator[str]:
     """Cut a text into parts of at most ``limit`` characters, at white space where there is some.
 
-    Where there is none, what a reader sees as one character (an emoji of several code points, a letter with its accents)
-    stays whole.
+    Parts that would hold nothing to read are left out, since the far sides refuse them. Where there is no white space,
+    what a reader sees as one character (an emoji of several code points, a letter with its accents) stays whole.
     """
     while len(text) > limit:
         # the separator itself may stand just behind the limit, hence + 1
@@ -119,8 +119,10 @@ def split_text(text: str, limit: int) -> Iterator[str]:
         else:
             cut = _last_grapheme_end(text, limit)
             head, text = text[:cut], text[cut:]
-        yield head
-    yield text
+        if head.strip():
+            yield head
+    if text.strip():
+        yield text
 
 
 def _last_grapheme_end(text: str, limit: int) -> int:

@@ -92,13 +92,16 @@ def check_address(url: str, *, service: str, hosts: re.Pattern[str], allow_local
 
     :raises AddressRefused: if it is not https on a host of the platform (or, where allowed, anything on this machine)
     """
-    parts = urlsplit(url.strip().rstrip("/"))
-    host = (parts.hostname or "").lower()
+    try:
+        parts = urlsplit(url.strip().rstrip("/"))
+        host, port = (parts.hostname or "").lower(), parts.port
+    except ValueError as exc:
+        raise AddressRefused(service, f"the address is not valid: {exc}") from exc
     if parts.username or parts.password or parts.query or parts.fragment:
         raise AddressRefused(service, f"{host or 'the address'} must not carry a user, a query or a fragment")
     if allow_local and parts.scheme in ("http", "https") and re.fullmatch(r"localhost|127(\.\d+){3}|::1", host):
         return parts.geturl()
-    if parts.scheme != "https" or parts.port is not None or parts.path or not hosts.fullmatch(host):
+    if parts.scheme != "https" or port is not None or parts.path or not hosts.fullmatch(host):
         raise AddressRefused(service, f"{host or 'the address'} is not an https address of {service}")
     return f"https://{host}"
 

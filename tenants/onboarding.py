@@ -37,10 +37,7 @@ class _OrgSerializer(serializers.Serializer[Any]):
     privateKey = serializers.CharField()
 
     def validate_orgId(self, value: str) -> str:
-        whole = long_org_id(value[:15])
-        if len(value) == 18 and value != whole:
-            raise serializers.ValidationError("The last three characters do not fit the others; a letter is wrong.")
-        return whole
+        return value if len(value) == 18 else long_org_id(value)
 
     def validate_privateKey(self, value: str) -> str:
         try:
@@ -134,9 +131,7 @@ def provision(document: object) -> dict[str, Any]:
         raise SetupProblem(dict(_flat(serializer.errors)))
     data = serializer.validated_data
     with every_org(), transaction.atomic():
-        org, created = Org.objects.update_or_create(
-            salesforce_id=data["org"]["orgId"], defaults={"name": data["org"]["name"]}
-        )
+        org, created = _keep_org(data["org"])
         _connect_salesforce(org, data["org"])
         accounts = {each["name"]: _keep_account(org, each, n) for n, each in enumerate(data["infobipAccounts"])}
         channels = [_keep_channel(org, each, accounts) for each in data["channels"]]
@@ -163,6 +158,16 @@ def _inside(place: str, name: str | int) -> str:
     if isinstance(name, int):
         return f"{place}[{name}]"
     return place if name == "non_field_errors" else f"{place}.{name}".lstrip(".")
+
+
+def _keep_org(data: dict[str, Any]) -> tuple[Org, bool]:
+    """Find the org by the 15 characters that name it; the other three only repeat which of them are upper-case."""
+    org = Org.objects.filter(salesforce_id__startswith=data["orgId"][:15]).first()
+    created = org is None
+    org = org or Org()
+    org.salesforce_id, org.name = data["orgId"], data["name"]
+    org.save()
+    return org, created
 
 
 def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:

@@ -67,7 +67,10 @@ def is_duplicate(status: dict[str, Any], error: dict[str, Any]) -> bool:
 def _refuse_if_rejected(answer: Answer) -> None:
     """A 200 may still carry the group REJECTED or UNDELIVERABLE."""
     status = answer.body.get("status")
-    if isinstance(status, dict) and status.get("groupId") in FAILED_GROUPS and not is_duplicate(status, {}):
+    if not isinstance(status, dict) or is_duplicate(status, {}):
+        return
+    group_id = status.get("groupId")
+    if isinstance(group_id, int) and group_id in FAILED_GROUPS:
         reason = str(status.get("description") or status.get("name") or "refused")[:200]
         raise RequestRejected("Infobip", reason, status=200, code=str(status.get("name", ""))[:100])
 

@@ -95,9 +95,8 @@ def key_of(result: object) -> str:
     if isinstance(result, dict):
         message_id = result.get("messageId")
         if isinstance(message_id, str) and 0 < len(message_id) <= LONGEST_ID and clean(message_id) == message_id:
-            if _is_delivery_report(result):
-                status = result["status"]
-                return f"delivery:{message_id}:{str(status.get('id'))[:20]}"
+            if _is_delivery_report(result) and isinstance(status_id := result["status"].get("id"), int):
+                return f"delivery:{message_id}:{str(status_id)[:20]}"
             if _is_seen_report(result):
                 return f"seen:{message_id}"
             if result.get("event") == "MO" or "message" in result:
@@ -158,13 +157,14 @@ def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> Rec
         return Ignored("the answer to a repeated send")
     if status.get("id") == DELIVERED_TO_HANDSET:
         return ReceiptReceived(_message_uuid(result), Receipt.DELIVERED, at)
-    if status.get("groupId") in FAILED_GROUPS:
+    group_id = status.get("groupId")
+    if not isinstance(group_id, int):
+        raise UnexpectedPayload("status.groupId is missing or not a number")
+    if group_id in FAILED_GROUPS:
         known = error if error.get("id") else status
         code = clean(str(known.get("name", "")))[:100]
         reason = REASONS.get(code) or clean(str(known.get("description", "")))[:200]
         return ReceiptReceived(_message_uuid(result), Receipt.FAILED, at, code, reason)
-    if not isinstance(status.get("groupId"), int):
-        raise UnexpectedPayload("status.groupId is missing or not a number")
     return Ignored("on its way")
 
 
@@ -180,7 +180,7 @@ def _parse_whatsapp_message(result: dict[str, Any]) -> MessageReceived:
         external_id=text_of(result, "messageId", most=LONGEST_ID),
         sender=_required_address(result, "to"),
         end_user=end_user,
-        aliases=tuple(address for address in addresses if address and address != end_user),
+        aliases=tuple(each for each in addresses if each and each != end_user and len(each) <= LONGEST_ADDRESS),
         name=clean(name).strip()[:200] if isinstance(name, str) else "",
         text=_line(kind, message, _WHATSAPP_KINDS),
         received_at=parse_time(result.get("receivedAt"), "receivedAt"),

@@ -63,7 +63,8 @@ def login(*, base_url: str, consumer_key: str, username: str, private_key: str, 
     answer = client.request("POST", "/services/oauth2/token", headers={"Accept": "application/json"}, data=form)
 
     error = str(answer.body.get("error", ""))[:100]
-    if "rate" in error.lower() and "exceed" in error.lower():  # 3,600 logins an hour and user
+    said = f"{error} {answer.body.get('error_description', '')}".lower()
+    if "rate" in said and "exceed" in said:  # 3,600 logins an hour and user
         raise RateLimited(SERVICE, "too many logins", status=answer.status, code=error, retry_after=600)
     if answer.status >= 500 or answer.status == 429:
         raise ServiceUnavailable(SERVICE, "cannot log in now", status=answer.status, code=error)

@@ -209,9 +209,12 @@ async def _schema(channel: grpc.aio.Channel, metadata: Any, schema_id: str) -> A
         )
         info = await get_schema(pubsub.SchemaRequest(schema_id=schema_id), metadata=metadata, timeout=20)
         try:
-            parsed = fastavro.parse_schema(json.loads(info.schema_json))
-        except (ValueError, fastavro.schema.SchemaParseException) as exc:
+            schema = json.loads(info.schema_json)
+            parsed = fastavro.parse_schema(schema) if isinstance(schema, dict) else None
+        except (ValueError, TypeError, KeyError, RecursionError, fastavro.schema.SchemaParseException) as exc:
             raise StreamBroken(Remedy.SLOW_DOWN, "the schema cannot be read") from exc
+        if parsed is None:
+            raise StreamBroken(Remedy.SLOW_DOWN, "the schema is none of a record")
         if len(_schemas) >= SCHEMAS_KEPT:
             _schemas.clear()
         _schemas[schema_id] = parsed
@@ -242,7 +245,7 @@ def parse_event(event: PlatformEvent, topic: Topic) -> Event:
         return Ignored(clean(event_type)[:50])
     try:
         payload = json.loads(event.record.get(topic.payload_field) or "")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UnexpectedPayload(f"{topic.payload_field} is not JSON") from None
     if not isinstance(payload, dict):
         raise UnexpectedPayload(f"{topic.payload_field} is not an object")
@@ -277,7 +280,7 @@ def _entry_payload(entry: dict[str, Any]) -> dict[str, Any]:
     if isinstance(inner, str):  # sibling APIs nest it as text
         try:
             inner = json.loads(inner)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UnexpectedPayload("entryPayload is not JSON") from None
     if not isinstance(inner, dict):
         raise UnexpectedPayload("entryPayload is missing or not an object")

@@ -13,10 +13,16 @@ from connector.infobip import webhooks
 from connector.salesforce import interactions
 from tests.connector import (
     ACKNOWLEDGEMENT_URL,
+    CHANNEL,
+    CONTEXT,
+    END_USER,
+    ENTRY,
     INTERACTIONS_URL,
     SEND_URL,
+    TICK,
     acknowledge,
     infobip_client,
+    interaction_client,
     send_to_infobip,
     send_to_salesforce,
 )
@@ -77,6 +83,25 @@ def test_acknowledgements_fit_the_contract_but_for_their_time(count: int) -> Non
     for each in body["acknowledgements"]:
         each["acknowledgementTimestamp"] = str(each["acknowledgementTimestamp"])
     assert contract.problems(schema, body) == []
+
+
+@responses.activate
+def test_a_report_of_a_failed_delivery_fits_the_contract() -> None:
+    contract = load(INTERACTIONS)
+    responses.post(INTERACTIONS_URL, status=202, json={"success": True})
+    interaction_client().report_failure(
+        context=CONTEXT,
+        channel_address=CHANNEL,
+        end_user=END_USER,
+        entry=ENTRY,
+        code="EC_NO_SESSION",
+        reason="the customer last wrote more than 24 hours ago; send a template",
+        report_uuid=TICK,
+    )
+    request: Any = responses.calls[0].request
+    body = {"json": json.loads(_multipart(request)["json"][1])}
+    assert contract.problems(contract.request("/interactions"), body) == []
+    _check_headers(contract, "/interactions", request)
 
 
 @responses.activate

@@ -150,6 +150,22 @@ def test_a_long_text_becomes_several_messages_in_order(acme: World) -> None:
     assert " ".join(parts) == words
 
 
+@pytest.mark.parametrize("odd", [[], {}, "\x00", "\ud800", 10**30, None])
+def test_whatever_stands_in_a_report_costs_its_neighbours_nothing(acme: World, odd: object) -> None:
+    message = reply(acme)
+    bad_group, bad_id = delivery_report(str(message.uuid)), delivery_report(str(message.uuid))
+    bad_group["status"]["groupId"], bad_id["status"]["id"] = odd, odd
+    receive_webhook(acme.account, [bad_group, text(acme, "good"), bad_id])
+    assert Message.objects.filter(text="good").exists()
+
+
+def test_an_address_that_is_too_long_to_be_one_costs_the_message_nothing(acme: World) -> None:
+    written = text(acme, "hello")
+    written["contact"]["userId"] = "x" * 5000
+    receive_webhook(acme.account, [written])
+    assert Message.objects.get().text == "hello"
+
+
 def test_other_kinds_reach_the_rep_as_a_line_and_are_kept_raw(acme: World) -> None:
     image = text(acme, "")
     image["message"] = {"type": "IMAGE", "url": "https://x.api.infobip.com/media/1", "caption": "The broken part"}

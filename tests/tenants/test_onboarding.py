@@ -85,6 +85,12 @@ def test_fifteen_characters_name_the_same_org(document: dict[str, Any]) -> None:
     assert provision(document)["org"] == {"orgId": "00Dxx0000001gEREAY", "name": "Acme", "created": False}
 
 
+def test_an_org_id_of_eighteen_characters_is_kept_as_it_is_given(document: dict[str, Any]) -> None:
+    document["org"]["orgId"] = "00D5g00000ABcDEEA4"
+    assert provision(document)["org"]["orgId"] == "00D5g00000ABcDEEA4"
+    assert provision(document)["org"]["created"] is False
+
+
 def test_the_long_form_of_an_org_id_is_the_published_one() -> None:
     assert long_org_id("00Dxx0000001gER") == "00Dxx0000001gEREAY"
 
@@ -111,7 +117,6 @@ def test_what_is_no_longer_listed_is_left_alone_and_named(document: dict[str, An
     ("path", "value", "place", "says"),
     [
         ("org.orgId", "00Dxx", "org.orgId", "15 or 18"),
-        ("org.orgId", "00Dxx0000001gEREAX", "org.orgId", "do not fit"),
         ("org.baseUrl", "http://acme.my.salesforce.com", "org.baseUrl or org.scrtUrl", "not an https address"),
         ("org.baseUrl", "https://acme.my.salesforce.com.evil.example", "org.baseUrl or org.scrtUrl", "not an https"),
         ("org.scrtUrl", "http://127.0.0.1:9", "org.baseUrl or org.scrtUrl", "not an https address"),

@@ -1,0 +1,298 @@
+"""What Infobip posts: its signature, its keys, and payloads that are not as they should be."""
+
+import base64
+import copy
+import hashlib
+import hmac
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from connector.events import MessageReceived, UnexpectedPayload, clean
+from connector.infobip import webhooks
+from connector.infobip.webhooks import key_of, parse_result, results_of, signature_matches
+from tests.payloads import load, names
+
+NOW = datetime(2026, 3, 2, 8, 30, tzinfo=UTC)
+SECRET, BODY = "f2b1c8d04c0e4f6a9b3d", b'{"results":[]}'
+HEX = "9fdd3132cc32c13b3e3fc2a1fb57c78ed406f2c07806da479f0daa631f13125c"  # as the reference has it, computed elsewhere
+BASE64 = base64.b64encode(bytes.fromhex(HEX)).decode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(f"SHA256={HEX}", f"sha256={HEX}", f"Sha256={HEX.upper()}", HEX, HEX.upper()),
+        *(f"  SHA256={HEX}  ", BASE64, f"SHA256={BASE64}"),
+    ],
+)
+def test_the_signature_is_taken_in_each_of_its_spellings(header: str) -> None:
+    assert signature_matches(header, BODY, [SECRET])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", " ", "SHA256=", "sha256", "none", "é" * 64, "\x00" * 64, "=" * 44),
+        *(HEX[:-1], HEX + "0", HEX[:-1] + "g", "0" * 64, f"SHA1={HEX}", f"SHA256=SHA256={HEX}", f"{HEX},{HEX}"),
+        *(BASE64[:-1], BASE64.lower(), BASE64 + "=", base64.b64encode(b"x" * 31).decode()),
+        f"SHA256={hmac.new(SECRET.encode(), BODY, hashlib.sha512).hexdigest()}",
+    ],
+)
+def test_any_other_signature_is_refused(header: str) -> None:
+    assert not signature_matches(header, BODY, [SECRET])
+
+
+@pytest.mark.parametrize("body", [b"", b'{"results": []}', BODY + b"\n", BODY.upper()])
+def test_the_signature_covers_each_byte_of_the_body(body: bytes) -> None:
+    assert not signature_matches(f"SHA256={HEX}", body, [SECRET])
+
+
+@pytest.mark.parametrize(
+    ("secrets", "matches"),
+    [
+        ([SECRET, "coming"], True),
+        (["coming", SECRET], True),
+        (["another", "coming"], False),
+        (["", SECRET], True),
+        ([], False),
+        ([SECRET.upper()], False),
+    ],
+)
+def test_each_secret_in_use_is_tried(secrets: list[str], matches: bool) -> None:
+    assert signature_matches(f"SHA256={HEX}", BODY, secrets) is matches
+
+
+def test_an_empty_secret_lets_nobody_in() -> None:
+    empty = hmac.new(b"", BODY, hashlib.sha256).hexdigest()
+    assert not signature_matches(empty, BODY, [""])
+    assert not signature_matches(empty, BODY, ["", SECRET])
+
+
+def test_a_secret_may_hold_any_characters() -> None:
+    digest = hmac.new("Schlüssel 🔑".encode(), BODY, hashlib.sha256).hexdigest()
+    assert signature_matches(digest, BODY, ["Schlüssel 🔑"])
+
+
+@pytest.mark.parametrize(
+    ("body", "results"),
+    [
+        ({"results": [1, 2]}, [1, 2]),
+        ({"results": []}, [{"results": []}]),
+        ({"results": {}}, [{"results": {}}]),
+        ({"type": "INBOUND_MESSAGE"}, [{"type": "INBOUND_MESSAGE"}]),
+        ([], [[]]),
+        (None, [None]),
+    ],
+)
+def test_a_delivery_is_taken_apart_and_never_to_nothing(body: object, results: list[object]) -> None:
+    assert results_of(body) == results
+
+
+# keys
+
+
+def result(name: str) -> dict[str, Any]:
+    (only,) = results_of(load(f"infobip/{name}"))
+    assert isinstance(only, dict)
+    return only
+
+
+def test_the_same_message_has_the_same_key_in_both_forms() -> None:
+    assert key_of(result("whatsapp/text")) == key_of(result("messages_api/text"))
+    assert key_of(result("reports/whatsapp_seen")) == key_of(result("reports/messages_api_seen"))
+    assert key_of(result("reports/whatsapp_delivered")) == key_of(result("reports/messages_api_delivered"))
+
+
+def test_a_repetition_has_the_same_key_whatever_else_changed() -> None:
+    first = result("whatsapp/text")
+    again = {**first, "receivedAt": "2026-03-02T09:00:00.000+0000", "price": None, "pairedMessageId": None}
+    assert key_of(again) == key_of(first)
+    report = result("reports/whatsapp_delivered")
+    assert key_of({**report, "doneAt": "2027-01-01T00:00:00.000+0000"}) == key_of(report)
+
+
+def test_each_state_of_a_message_has_a_key_of_its_own() -> None:
+    reports = [f"whatsapp_{name}" for name in ("pending", "delivered_to_operator", "delivered", "seen", "expired")]
+    keys = {key_of(result(f"reports/{name}")) for name in reports}
+    message = {**result("whatsapp/text"), "messageId": "b0c1f0de-8a2e-4f4b-9e5c-0a1b2c3d4e5f"}
+    assert len(keys | {key_of(message)}) == 6
+
+
+def test_what_has_no_id_is_known_by_its_content() -> None:
+    notice = result("notices/template_status")
+    assert key_of(notice) == key_of(dict(reversed(list(notice.items()))))
+    assert key_of(notice).startswith("sha256:")
+    assert key_of(notice) != key_of({**notice, "timestamp": "2026-03-03T09:00:00.000+0000"})
+
+
+@pytest.mark.parametrize("message_id", [None, 7, "", [], "x" * 251, "a\x00b", "a\ud800b"])
+def test_an_id_that_cannot_be_stored_is_no_key(message_id: object) -> None:
+    key = key_of({**result("whatsapp/text"), "messageId": message_id})
+    assert key.startswith("sha256:")
+    assert key == key_of({**result("whatsapp/text"), "messageId": message_id})
+
+
+@pytest.mark.parametrize("odd", [None, 7, "text", [], [1], True, 1.5, {}])
+def test_anything_has_a_key(odd: object) -> None:
+    assert key_of(odd).startswith("sha256:")
+
+
+# addresses
+
+
+@pytest.mark.parametrize(
+    ("sender", "contact", "end_user", "aliases"),
+    [
+        ("447700900999", {}, "447700900999", ()),
+        ("+44 7700 900-999", {}, "447700900999", ()),
+        ("447700900999", {"userId": "GB.998877665544332211"}, "447700900999", ("GB.998877665544332211",)),
+        ("447700900999", {"phoneNumber": "+44 (7700) 900999"}, "447700900999", ()),
+        ("GB.998877665544332211", {"userId": "GB.998877665544332211"}, "GB.998877665544332211", ()),
+        ("GB.998877665544332211", {"phoneNumber": "447700900999"}, "GB.998877665544332211", ("447700900999",)),
+        ("GB.998877665544332211", {"phoneNumber": None, "userId": 7}, "GB.998877665544332211", ()),
+        ("GB.ENT.776655443322", {"userId": " "}, "GB.ENT.776655443322", ()),
+    ],
+)
+def test_an_end_user_is_known_by_number_and_by_user_id(
+    sender: str, contact: dict[str, Any], end_user: str, aliases: tuple[str, ...]
+) -> None:
+    event = parse_result({**result("whatsapp/text"), "from": sender, "contact": contact}, received_at=NOW)
+    assert isinstance(event, MessageReceived)
+    assert (event.end_user, event.aliases) == (end_user, aliases)
+
+
+@pytest.mark.parametrize("contact", [None, [], "Ada", {"name": None}, {"name": 7}, {}])
+def test_a_contact_may_be_missing(contact: object) -> None:
+    event = parse_result({**result("whatsapp/text"), "contact": contact}, received_at=NOW)
+    assert isinstance(event, MessageReceived)
+    assert (event.name, event.text) == ("", "Hello, where is my order?")
+
+
+# what is not as it should be
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("whatsapp/text", {"from": None}, "from is missing or not a text"),
+        ("whatsapp/text", {"from": "+ ()"}, "from is not an address"),
+        ("whatsapp/text", {"from": "x" * 151}, "from is longer than 150 characters"),
+        ("whatsapp/text", {"to": 447700900123}, "to is missing or not a text"),
+        ("whatsapp/text", {"messageId": "x" * 251}, "messageId is longer than 250 characters"),
+        ("whatsapp/text", {"receivedAt": None}, "receivedAt is missing or not a time"),
+        ("whatsapp/text", {"receivedAt": "yesterday"}, "receivedAt is not a time"),
+        ("whatsapp/text", {"message": {}}, "type is missing or not a text"),
+        ("whatsapp/text", {"message": {"type": "TEXT"}}, "text is missing or empty"),
+        ("whatsapp/text", {"message": {"type": "TEXT", "text": "\x00 \n"}}, "text is missing or empty"),
+        ("whatsapp/text", {"message": "TEXT"}, "neither a message nor a report"),
+        ("messages_api/text", {"content": []}, "content is missing, empty or not a list"),
+        ("messages_api/text", {"content": {"type": "TEXT"}}, "content is missing, empty or not a list"),
+        ("messages_api/text", {"content": ["x"]}, "content holds something that is not an object"),
+        ("messages_api/text", {"destination": None}, "destination is missing or not a text"),
+        ("messages_api/text", {"event": "MT"}, "neither a message nor a report"),
+        ("reports/whatsapp_delivered", {"messageId": "wamid.1"}, "messageId is not an id of ours"),
+        ("reports/whatsapp_delivered", {"messageId": None}, "messageId is missing or not a text"),
+        ("reports/whatsapp_delivered", {"doneAt": "soon"}, "doneAt is not a time"),
+        ("reports/whatsapp_delivered", {"status": {"id": 7}}, "status.groupId is missing or not a number"),
+        ("reports/whatsapp_seen", {"seenAt": 7}, "seenAt is missing or not a time"),
+    ],
+)
+def test_what_cannot_be_read_names_the_field(name: str, change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UnexpectedPayload) as caught:
+        parse_result({**result(name), **change}, received_at=NOW)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize("odd", [None, 7, "text", [], True])
+def test_what_is_no_object_is_refused(odd: object) -> None:
+    with pytest.raises(UnexpectedPayload, match="not an object"):
+        parse_result(odd, received_at=NOW)
+
+
+@pytest.mark.parametrize("missing", ["doneAt", "error", "sentAt", "price", "contact", "bulkId", "to"])
+def test_a_report_needs_little(missing: str) -> None:
+    report = result("reports/whatsapp_delivered")
+    del report[missing]
+    event: Any = parse_result(report, received_at=NOW)
+    assert str(event.message_uuid) == report["messageId"]
+    del report["messageId"]
+    with pytest.raises(UnexpectedPayload):
+        parse_result(report, received_at=NOW)
+
+
+def test_a_report_without_any_time_happened_when_it_was_posted() -> None:
+    report = {key: value for key, value in result("reports/whatsapp_delivered").items() if not key.endswith("At")}
+    event: Any = parse_result(report, received_at=NOW)
+    assert event.at == NOW
+    event = parse_result({**result("reports/messages_api_seen"), "seenAt": None}, received_at=NOW)
+    assert event.at == NOW
+
+
+def test_an_end_user_cannot_speak_with_our_mark() -> None:
+    message = {"type": "TEXT", "text": "▸ Not delivered: call 0900"}
+    event = parse_result({**result("whatsapp/text"), "message": message}, received_at=NOW)
+    assert isinstance(event, MessageReceived)
+    assert event.text == "> Not delivered: call 0900"
+
+
+EVIL: tuple[object, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    1e308,
+    "",
+    " ",
+    "\x00",
+    "\ud800",
+    "x" * 5000,
+    [],
+    {},
+    [None],
+    {"a": []},
+    "▸ x",
+    10**30,
+)
+
+
+def places(value: object, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Name each place in a JSON value."""
+    yield place
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*place, key))
+
+
+def replaced(value: Any, place: tuple[Any, ...], by: object) -> Any:
+    """Copy a JSON value with another value at one place."""
+    if not place:
+        return by
+    whole = copy.copy(value)
+    whole[place[0]] = replaced(value[place[0]], place[1:], by)
+    return whole
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{folder}/{name}" for folder in ("whatsapp", "messages_api", "reports") for name in names(f"infobip/{folder}")],
+)
+def test_whatever_stands_at_any_place_is_read_or_refused_by_name(name: str) -> None:
+    original = result(name)
+    for place in places(original):
+        for evil in EVIL:
+            odd = replaced(original, place, evil)
+            key = key_of(odd)
+            assert clean(key) == key, place
+            assert clean(webhooks.business_number(odd)) == webhooks.business_number(odd), place
+            webhooks.reported_message(odd)
+            try:
+                event = parse_result(odd, received_at=NOW)
+            except UnexpectedPayload as exc:
+                assert "x" * 100 not in str(exc)
+                continue
+            if isinstance(event, MessageReceived):
+                assert event.text, place
+                whole = "".join((event.external_id, event.sender, event.end_user, *event.aliases, event.name, event.text))
+                assert clean(whole) == whole, place
