@@ -228,10 +228,30 @@ def claim(most: int, *, shares: Iterable[Share] = (), share: int = 8) -> list[Cl
             *(most, LEASE_SECONDS),
         ],
     )
-    return [
+    claims = [
         Claim(lane_id, org_id, conversation_id, Direction(direction), lease_id, seen, failures)
         for lane_id, org_id, conversation_id, direction, lease_id, seen, failures in rows
     ]
+    _end_tries_of_the_dead([each.lane_id for each in claims])
+    return claims
+
+
+def _end_tries_of_the_dead(lane_ids: Sequence[int]) -> None:
+    """Put in doubt the tries that were never ended in lanes that are claimed anew: their process died.
+
+    Read from the few tries that are open at all, not from the lanes' many messages.
+    """
+    if lane_ids:
+        query(
+            """UPDATE messaging_attempt SET outcome = 'in doubt', ended_at = clock_timestamp(),
+                   detail = 'the process that made this try is gone'
+               WHERE id IN (
+                   SELECT attempt.id FROM messaging_attempt attempt
+                   CROSS JOIN LATERAL (
+                       SELECT lane_id FROM messaging_message WHERE id = attempt.message_id LIMIT 1) AS of
+                   WHERE attempt.outcome = 'open' AND of.lane_id = ANY(%s))""",
+            [list(lane_ids)],
+        )
 
 
 def renew(claims: Iterable[Claim]) -> set[int]:
@@ -278,18 +298,9 @@ def first_waiting(lane_ids: Sequence[int]) -> dict[int, Waiting]:
 
 
 def open_attempts(heads: Iterable[tuple[Claim, Waiting]]) -> dict[int, int]:
-    """Note that messages are about to be tried, and give the attempt's id by message.
-
-    An attempt of before that was never ended is one whose process died: what became of it is in doubt.
-    """
+    """Note that messages are about to be tried, and give the attempt's id by message."""
     pairs = list(heads)
     message_ids = [message.id for _, message in pairs]
-    query(
-        """UPDATE messaging_attempt SET outcome = 'in doubt', ended_at = clock_timestamp(),
-               detail = 'the process that made this try is gone'
-           WHERE message_id = ANY(%s) AND outcome = 'open'""",
-        [message_ids],
-    )
     rows = query(
         """INSERT INTO messaging_attempt
                (org_id, message_id, lease_id, started_at, outcome, code, detail, request_id)

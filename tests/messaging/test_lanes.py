@@ -170,6 +170,16 @@ def test_a_try_whose_process_died_is_in_doubt_and_made_again_with_the_same_id(ac
     assert list(Attempt.objects.order_by("id").values_list("outcome", flat=True)) == [Outcome.IN_DOUBT, Outcome.OPEN]
 
 
+def test_a_try_of_the_dead_is_put_in_doubt_even_if_a_report_settled_its_message(acme: World) -> None:
+    write(acme, "one")
+    take()
+    Message.objects.update(status=Status.DELIVERED)
+    let_leases_run_out()
+    with transaction.atomic():
+        assert len(lanes.claim(10)) == 1
+    assert Attempt.objects.get().outcome == Outcome.IN_DOUBT
+
+
 def test_a_heartbeat_prolongs_the_leases_that_are_still_held(acme: World) -> None:
     write(acme, "one")
     write(acme, "hi", user="385997654321")
