@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m sandbox.stack run --
 CHROMIUMS := chromium chromium-browser google-chrome
 
-.PHONY: demo test check audit
+.PHONY: demo test check audit faults bench
 
 demo: $(VENV)/installed  ## the whole system on this machine; CHECK=1: a script talks through it
 	@$(BIN)/python -m sandbox.stack demo $(if $(CHECK),--check)
@@ -21,6 +21,12 @@ check: $(VENV)/installed  ## style, types, layers, migrations, system checks
 	$(BIN)/lint-imports
 	$(RUN) python manage.py makemigrations --check --dry-run
 	$(RUN) python manage.py check --database default
+
+faults: $(VENV)/installed  ## breaks everything under load and writes docs/correctness.md; ARGS="--seed 7 --seconds 600"
+	@$(BIN)/python -m tests.faults.campaign --seconds 180 --seed 1 --rate 50 $(ARGS)
+
+bench: $(VENV)/installed  ## measures floors, peers and us, and writes docs/speed.md; ARGS="--runs 5", "--full", "--rows relay"
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 audit: $(VENV)/installed  ## known vulnerabilities of what production installs
 	$(BIN)/pip-audit -r requirements.txt

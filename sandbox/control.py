@@ -295,10 +295,10 @@ class Control:
         return answer(200, {})
 
     async def remove_fault(self, request: web.Request) -> web.StreamResponse:
-        """Turn one fault off."""
-        self.world.faults.remove(int(request.match_info["id"]))
+        """Turn one fault off, and say how often it was used; null if it has been used up already."""
+        fault = self.world.faults.remove(int(request.match_info["id"]))
         self.show_faults()
-        return answer(200, {})
+        return answer(200, {"used": fault and fault.used})
 
     def show_faults(self) -> None:
         """Show the faults anew."""

@@ -56,9 +56,11 @@ class Faults:
         self.active.append(fault)
         return fault
 
-    def remove(self, fault_id: int) -> None:
-        """Turn one fault off, if it is still on."""
-        self.active = [fault for fault in self.active if fault.id != fault_id]
+    def remove(self, fault_id: int) -> Fault | None:
+        """Turn one fault off; None if it has been used up."""
+        found = next((fault for fault in self.active if fault.id == fault_id), None)
+        self.active = [fault for fault in self.active if fault is not found]
+        return found
 
     def clear(self) -> None:
         """Turn everything off; calls that a time-out holds end when their caller gives up."""

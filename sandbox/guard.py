@@ -38,6 +38,7 @@ def watch() -> None:
     folder = Path(tempfile.mkdtemp(prefix="service-cloud-connector-", dir=place))
     if as_root:
         folder.chmod(0o711)  # the services run as another user and must pass through
+    entries: list[str] = []
     try:
         print(folder, flush=True)
         entries = sys.stdin.read().splitlines()  # returns when the last write end is closed

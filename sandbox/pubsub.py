@@ -285,8 +285,9 @@ class PubSub:
         org, faults = stream.org.id, self.world.faults
         await faults.wait("stream", org)
         trickle = faults.take("stream", org, "trickle")
-        twice = bool(faults.take("stream", org, "duplicate"))
+        copies = 2 if stream.pending > 1 and faults.take("stream", org, "duplicate") else 1
         size = 1 if trickle else MOST_OUTSTANDING
+        events = events[: max(stream.pending, 0) // copies]  # a copy counts: more than was asked for never comes
         while events and stream.ending is None:
             batch: list[PlatformEvent] = []
             total = 0
@@ -297,14 +298,14 @@ class PubSub:
                 batch.append(event)
             events = events[len(batch) :]
             stream.position += len(batch)
-            stream.pending -= len(batch)
+            stream.pending -= len(batch) * copies
             response = pubsub.FetchResponse(
                 latest_replay_id=batch[-1].replay_id,
                 pending_num_requested=max(stream.pending, 0),
                 rpc_id=str(uuid.uuid4()),
             )
             for event in batch:
-                for _ in range(2 if twice else 1):
+                for _ in range(copies):
                     produced = pubsub.ProducerEvent(id=event.id, schema_id=stream.topic.schema_id, payload=event.payload)
                     response.events.append(pubsub.ConsumerEvent(event=produced, replay_id=event.replay_id))
             await write(response)

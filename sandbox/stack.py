@@ -44,16 +44,26 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 RESTART_SECONDS = 1.0  # a dyno manager takes about as long to replace a process that died
 
+_given_ports: set[int] = set()
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # what we start is on this machine: no proxy
+
 
 class StackError(Exception):
     """Something did not start; the text says what, and what to do."""
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Find a port that nobody listens on now and that was not given out before.
+
+    It lies below those that systems give to outgoing connections, so that no client takes it while a service is restarted.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            if port not in _given_ports:
+                _given_ports.add(port)
+                return port
 
 
 def package_folder(name: str) -> Path:
@@ -124,8 +134,12 @@ class Stack:
         except BaseException:
             self.close()
             raise
+        # a proxy of this machine's user is for the world outside, not for the far sides that run here
+        unproxied = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST, "localhost"]))
         self.env = {
             **os.environ,
+            "NO_PROXY": unproxied,
+            "no_proxy": unproxied,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
@@ -163,26 +177,31 @@ class Stack:
         )
         os.close(read_end)
         assert self.guard_process.stdout is not None
-        self.folder = Path(self.guard_process.stdout.readline().strip())
+        folder = self.guard_process.stdout.readline().strip()
+        if not folder:
+            raise StackError("No folder for this run could be made; is there room for temporary files?")
+        self.folder = Path(folder)
+
+    def _entering(self, end_signal: signal.Signals, user: str = "") -> list[str]:
+        """Give the words before a command that make it known to the guard before it runs."""
+        script = [sys.executable, "-I", "-S", guard.__file__, "enter"]
+        return [*script, str(self.pipe), str(int(end_signal)), user]
+
+    def _strike_out(self, process: subprocess.Popen[Any]) -> None:
+        """Kill what a process that ended has left of its group, and tell the guard that it need not."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.write(self.pipe, f"- {process.pid}\n".encode())
 
     def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
         """Start a child in a process group of its own, known to the guard before it is anything else."""
-        enter = [
-            sys.executable,
-            "-I",
-            "-S",
-            guard.__file__,
-            "enter",
-            str(self.pipe),
-            str(int(child.end_signal)),
-            child.user,
-        ]
         files: dict[str, Any] = {}
         if not child.in_foreground:
             log = (self.folder / f"{child.name}.log").open("ab")
             files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         child.process = subprocess.Popen(
-            [*enter, *child.command],
+            [*self._entering(child.end_signal, child.user), *child.command],
             pass_fds=[self.pipe],
             start_new_session=True,
             env=self.env or None,
@@ -205,10 +224,7 @@ class Stack:
             assert child.process is not None
             with suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.1, deadline - time.monotonic()))
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.process.pid, signal.SIGKILL)
-            child.process.wait()
-            os.write(self.pipe, f"- {child.process.pid}\n".encode())
+            self._strike_out(child.process)
             child.process = None
 
     def _signal(self, child: Child, number: int) -> None:
@@ -332,9 +348,9 @@ class Stack:
             for child in list(self.children.values()):
                 with self.lock:
                     if child.wanted and child.process is not None and child.process.poll() is not None:
-                        with suppress(ProcessLookupError, PermissionError):
-                            os.killpg(child.process.pid, signal.SIGKILL)  # what the dead one left
-                        os.write(self.pipe, f"- {child.process.pid}\n".encode())
+                        with (self.folder / f"{child.name}.log").open("a") as log:
+                            log.write(f"{child.name} ended with {child.process.returncode} and is started again\n")
+                        self._strike_out(child.process)
                         child.process = None
                         threading.Timer(RESTART_SECONDS, self._respawn, [child]).start()
 
@@ -342,6 +358,14 @@ class Stack:
         with self.lock:
             if child.wanted and child.process is None and not self.closing.is_set():
                 self._spawn(child)
+
+    def add(self, name: str, command: Sequence[str], *, port: int | None = None) -> None:
+        """Start another process beside ours, which is stopped with them, and wait until it listens."""
+        child = self.children[name] = Child(name, list(command))
+        with self.lock:
+            self._spawn(child)
+        if port is not None:
+            self._wait_for_port(port, child)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process, which is replaced a second after it died."""
@@ -379,11 +403,22 @@ class Stack:
 
         :raises StackError: with its words, if it fails
         """
-        command = [sys.executable, "manage.py", *arguments]
-        done = subprocess.run(command, input=input, env=self.env | env, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise StackError(f"manage.py {' '.join(arguments)} failed:\n{done.stderr}{done.stdout}")
-        return done.stdout
+        with subprocess.Popen(
+            [*self._entering(signal.SIGTERM), sys.executable, "manage.py", *arguments],
+            pass_fds=[self.pipe],
+            start_new_session=True,
+            env=self.env | env,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            out, errors = process.communicate(input)
+        self._strike_out(process)
+        if process.returncode != 0:
+            raise StackError(f"manage.py {' '.join(arguments)} failed:\n{errors}{out}")
+        return out
 
     def provision(self, document: dict[str, Any], title: str = "") -> dict[str, Any]:
         """Make an org known on both sides: to the sandbox, whose logins it needs, and to the connector."""
@@ -402,7 +437,7 @@ class Stack:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.page_url + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with _open(request, timeout=60) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as exc:
             raise StackError(f"{method} {path}: {exc.code} {exc.read().decode(errors='replace')}") from exc
@@ -418,16 +453,21 @@ class Stack:
             pages["sandbox"] = f"{self.page_url}/"
         for name, url in pages.items():
             while True:
-                with suppress(urllib.error.URLError, ConnectionError, TimeoutError), urllib.request.urlopen(url, timeout=5):
+                with suppress(urllib.error.URLError, ConnectionError, TimeoutError), _open(url, timeout=5):
                     break
                 if time.monotonic() > deadline:
                     raise StackError(f"{name} does not answer at {url}:\n{self._log_of(name)}")
                 time.sleep(0.05)
 
     def run(self, command: Sequence[str]) -> int:
-        """Run a command in the foreground and give its exit code."""
-        self.children["command"] = Child("command", list(command), in_foreground=True)
-        return self._spawn(self.children["command"]).wait()
+        """Run a command in the foreground and give its exit code, as a shell does: 128 and the signal that ended it."""
+        child = self.children["command"] = Child("command", list(command), in_foreground=True)
+        try:
+            code = self._spawn(child).wait()
+        except KeyboardInterrupt:
+            child.stop_signal = signal.SIGINT  # pass it on, so that pytest still says how far it got
+            raise
+        return code if code >= 0 else 128 - code
 
 
 def procfile() -> dict[str, str]:
@@ -595,8 +635,17 @@ def _end_on_signal(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+def _end_with_make(parent: int) -> None:
+    """Die as `make` does when it is killed, which would leave us running; the guard ends what we started."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> int:
     """Read the arguments and do it."""
+    if "MAKELEVEL" in os.environ:
+        threading.Thread(target=_end_with_make, args=[os.getppid()], daemon=True).start()
     parser = argparse.ArgumentParser(prog="python -m sandbox.stack", description="Start the system or its services.")
     commands = parser.add_subparsers(dest="what", required=True)
     commands.add_parser("demo", help="the whole system").add_argument("--check", action="store_true")
@@ -604,6 +653,7 @@ def main() -> int:
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end_on_signal)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background command begins with it ignored
     try:
         if options.what == "demo":
             return demo(check=options.check)

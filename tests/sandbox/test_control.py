@@ -99,3 +99,17 @@ def test_a_process_is_found_by_its_pid_file_and_killed(tmp_path: Path) -> None:
             await sides.control("POST", "/control/processes/kill", {"name": "../worker"}, 404)
 
     asyncio.run(scenario())
+
+
+def test_a_fault_that_is_turned_off_says_how_often_it_was_used() -> None:
+    async def scenario() -> None:
+        async with far_sides() as sides:
+            lasting = await sides.control("POST", "/control/faults", {"where": "send", "what": "status"})
+            once = await sides.control("POST", "/control/faults", {"where": "login", "what": "status", "count": 1})
+            for _ in range(2):
+                assert (await sides.send({}))[0] == 500
+            assert await sides.control("DELETE", f"/control/faults/{lasting['id']}") == {"used": 2}
+            await sides.login()
+            assert await sides.control("DELETE", f"/control/faults/{once['id']}") == {"used": None}
+
+    asyncio.run(scenario())

@@ -1,0 +1,42 @@
+"""The schedule follows from the seed, and a campaign of three minutes keeps every promise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.schedule import FOR_ALL, FOR_ONE, QUIET_SECONDS, plan_faults, plan_turns
+
+
+def test_the_same_seed_gives_the_same_faults_and_texts_and_another_one_others() -> None:
+    assert plan_faults(1, 180) == plan_faults(1, 180) != plan_faults(2, 180)
+    assert plan_turns(1, 60, 50, 200) == plan_turns(1, 60, 50, 200) != plan_turns(2, 60, 50, 200)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_three_minutes_have_every_kind_of_fault_and_then_a_quiet_end(seed: int) -> None:
+    planned = plan_faults(seed, 180)
+    assert {each.kind.name for each in planned} == {kind.name for kind in FOR_ALL + FOR_ONE}
+    assert max(each.at + each.seconds for each in planned) <= 180 - QUIET_SECONDS
+    assert {each.org for each in planned} == {None, 0, 1}  # the third org shows whether its neighbours' faults spare it
+
+
+def test_each_text_is_written_once_and_half_of_them_go_in_either_direction() -> None:
+    turns = plan_turns(3, 120, 50, 200)
+    texts = [text for turn in turns for text in turn.texts]
+    assert len(set(texts)) == len(texts) == pytest.approx(120 * 50, rel=0.01)
+    inbound = sum(len(turn.texts) for turn in turns if turn.direction == "inbound")
+    assert inbound == pytest.approx(len(texts) / 2, rel=0.01)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not os.environ.get("FAULTS"), reason="takes minutes; set FAULTS")
+def test_a_campaign_of_three_minutes_keeps_every_promise(tmp_path: Path) -> None:
+    report = tmp_path / "correctness.md"
+    options = ["--seconds", "180", "--seed", "1", "--rate", "50", "--report", str(report)]
+    done = subprocess.run([sys.executable, "-m", "tests.faults.campaign", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every promise was kept" in report.read_text()
