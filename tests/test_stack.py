@@ -2,13 +2,17 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+
+from sandbox.stack import Stack, example_documents, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOW = """
@@ -97,6 +101,23 @@ def test_the_exit_code_is_the_commands() -> None:
     assert launcher.returncode == 7
 
 
+def test_a_command_that_a_signal_ended_gives_the_code_that_a_shell_would() -> None:
+    launcher = launch("import os; os.kill(os.getpid(), 9)")
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + 9
+
+
+def test_ctrl_c_reaches_the_command_which_may_clean_up() -> None:
+    launcher = launch(
+        "import time\nprint('up', flush=True)\ntry: time.sleep(120)\nexcept KeyboardInterrupt: print('cleaned', flush=True)"
+    )
+    first_line(launcher)
+    launcher.send_signal(signal.SIGINT)
+    out, _ = launcher.communicate(timeout=30)
+    assert out.strip() == "cleaned"
+    assert launcher.returncode == 130
+
+
 def test_a_database_that_is_named_wins() -> None:
     url = "postgres://somebody@127.0.0.1:1/elsewhere"
     out, _ = launch("import os; print(os.environ['DATABASE_URL'])", DATABASE_URL=url).communicate(timeout=60)
@@ -124,3 +145,79 @@ def test_however_the_launcher_ends_nothing_is_left(
     while folder.exists() and time.monotonic() < end:
         time.sleep(0.05)
     assert not folder.exists()
+
+
+def test_ctrl_c_ends_it_also_where_a_script_began_it_in_the_background() -> None:
+    script = f"trap '' INT; exec {sys.executable} -m sandbox.stack run -- sh -c 'echo up; exec sleep 120'"
+    launcher = subprocess.Popen(["sh", "-c", script], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert first_line(launcher) == ["up"]
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == 130
+
+
+def test_a_killed_make_takes_everything_along(tmp_path: Path) -> None:
+    recipe = f"{sys.executable} -m sandbox.stack run -- sh -c 'echo up; exec sleep 120'"
+    (tmp_path / "Makefile").write_text(f"all:\n\t@{recipe}\n")
+    command = ["make", "-f", str(tmp_path / "Makefile")]
+    make = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert first_line(make) == ["up"]
+    children = descendants(make.pid)
+    folder = run_folder(children)
+    make.kill()
+    make.communicate(timeout=30)
+    assert gone_within(5, children), "processes are left"
+    assert not folder.exists()
+
+
+def test_a_restarted_service_keeps_its_address_and_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy of the user's must not come between us and the sandbox
+    with Stack(processes=()) as stack:
+        stack.start()
+        with psycopg.connect(stack.env["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS seven")
+        stack.restart_service("postgres")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with psycopg.connect(stack.env["DATABASE_URL"], connect_timeout=2) as connection:
+                    assert connection.execute("SELECT seven FROM kept").fetchone() == (7,)
+                    break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        stack.wait_ready()
+        assert stack.control("GET", "/control/state")["orgs"] == []
+
+
+def test_a_taken_demo_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "sandbox.stack", "demo"]
+        done = subprocess.run(command, cwd=ROOT, env=environment() | {"DEMO_PORT": port}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"Port {port} is taken" in done.stderr
+
+
+def test_ports_are_given_out_once_and_stay_clear_of_outgoing_connections() -> None:
+    ports = [free_port() for _ in range(200)]
+    assert len(set(ports)) == 200
+    assert max(ports) < 32_768
+
+
+def test_example_orgs_have_valid_ids_and_nothing_in_common() -> None:
+    acme, rival = example_documents(1, 2, orgs=2)
+    for document in (acme, rival):
+        identifier = document["org"]["orgId"]
+        groups = [identifier[start : start + 5] for start in (0, 5, 10)]
+        bits = [sum(1 << place for place, letter in enumerate(group) if letter.isupper()) for group in groups]
+        assert identifier[15:] == "".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"[number] for number in bits)
+    assert (acme["org"]["name"], rival["org"]["name"]) == ("Acme", "Rival")
+    assert acme["org"]["orgId"] != rival["org"]["orgId"]
+    assert acme["org"]["privateKey"] != rival["org"]["privateKey"]
+    assert acme["channels"][0]["senders"][0]["number"] == "447700900123"
+    assert rival["channels"][0]["senders"][0]["number"] == "447700900124"

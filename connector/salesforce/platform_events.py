@@ -156,7 +156,7 @@ async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, rep
                 await call.write(pubsub.FetchRequest(topic_name=topic.name, num_requested=more))
     except grpc.RpcError as exc:
         raise _broken(exc) from exc
-    except grpc.aio.UsageError as exc:  # a write to a stream that has just ended
+    except (grpc.aio.UsageError, asyncio.InvalidStateError) as exc:  # a write to a stream that has just ended
         raise StreamBroken(Remedy.RECONNECT, "the stream had ended") from exc
     finally:
         call.cancel()

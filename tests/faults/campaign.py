@@ -306,12 +306,14 @@ class Campaign:
                    WHERE due_at IS NOT NULL OR lease_id IS NOT NULL ORDER BY id"""
             ).fetchall()
             tries = connection.execute(
-                "SELECT message_id, started_at FROM messaging_attempt WHERE outcome = 'open' ORDER BY id"
+                """SELECT message.uuid, message.status, attempt.started_at FROM messaging_attempt attempt
+                   JOIN messaging_message message ON message.id = attempt.message_id
+                   WHERE attempt.outcome = 'open' ORDER BY attempt.id"""
             ).fetchall()
         return [
             f"{direction} lane {lane}: due {due}, not before {retry}, {failures} failures, leased until {leased}"
             for lane, direction, due, retry, failures, leased in lanes
-        ] + [f"the try of message {message} that began {started} is still open" for message, started in tries]
+        ] + [f"a try of {status} message {uuid} that began {started} is still open" for uuid, status, started in tries]
 
     def rows(self) -> list[Row]:
         """Read what the connector knows of each message."""
