@@ -7,7 +7,7 @@ one order everywhere, lanes by id before messages by id, so that batches do not 
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -38,9 +38,9 @@ class Room(NamedTuple):
     sender_id: int | None  # by which an answer leaves: the one last written to, else the channel's first
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """A lane that this process holds."""
+    """A lane that this process holds. It does not change, since a transaction that changed it may be rolled back."""
 
     lane_id: int
     org_id: int
@@ -345,11 +345,11 @@ def record(results: Sequence[Result]) -> list[tuple[Claim, Waiting]]:
             looked.append(result)
     heads = first_waiting([result.claim.lane_id for result in looked]) if looked else {}
     going_on = [result for result in looked if result.claim.lane_id in heads]
-    for result in going_on:
-        result.claim.seen, result.claim.failures = arrivals[result.claim.lane_id], 0
     _keep(going_on)
     _release([(each, backoff(each)) for each in counted if each.claim.lane_id not in heads])
-    return [(result.claim, heads[result.claim.lane_id]) for result in going_on]
+    return [
+        (replace(each.claim, seen=arrivals[each.claim.lane_id], failures=0), heads[each.claim.lane_id]) for each in going_on
+    ]
 
 
 def _give_up(results: Sequence[Result]) -> None:
@@ -521,6 +521,8 @@ def add_notice(claim: Claim, channel_id: int, entry: str, text: str) -> None:
 def hand_back(claims: Iterable[Claim], *, pause: float = 0.0, done: bool = False) -> None:
     """Release lanes without the try of a message; they stay due unless ``done`` and nothing came meanwhile."""
     held = {each.lane_id: each for each in claims}
+    if not held:
+        return
     mine = _lock_mine(held.values())
     query(
         """UPDATE messaging_lane SET lease_id = NULL, leased_until = NULL, failures = freed.failures,

@@ -239,9 +239,10 @@ class Relay:
                    WHERE messaging_message.id = settled.id""",
                 [[message_id for message_id, _ in settles], [status.value for _, status in settles]],
             )
+        lanes.hand_back([each.claim for each in told if each.again_after is None and not each.telling.more], done=True)
         for each in told:
-            done = each.again_after is None and not each.telling.more
-            lanes.hand_back([each.claim], pause=each.again_after or 0.0, done=done)
+            if each.again_after is not None or each.telling.more:
+                lanes.hand_back([each.claim], pause=each.again_after or 0.0)
         for each in told:
             for failure in each.noticed:
                 lanes.add_notice(each.claim, each.telling.channel_id, failure.entry, failure.notice)

@@ -566,7 +566,9 @@ def demo(*, check: bool) -> int:
             f"\n  Logs                        {stack.folder}\n\n  Ctrl-C ends it.",
             flush=True,
         )
-        threading.Event().wait()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        print("\n  Stopping.", flush=True)
     return 0
 
 

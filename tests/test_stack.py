@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -50,6 +51,16 @@ def staying() -> Iterator[Callable[[], subprocess.Popen[str]]]:
         launcher.wait()
         assert launcher.stdout is not None
         launcher.stdout.close()
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a command with no services in its environment, and do not leave it running."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def first_line(launcher: subprocess.Popen[str]) -> list[str]:
@@ -149,24 +160,21 @@ def test_however_the_launcher_ends_nothing_is_left(
 
 def test_ctrl_c_ends_it_also_where_a_script_began_it_in_the_background() -> None:
     script = f"trap '' INT; exec {sys.executable} -m sandbox.stack run -- sh -c 'echo up; exec sleep 120'"
-    launcher = subprocess.Popen(["sh", "-c", script], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert first_line(launcher) == ["up"]
-    launcher.send_signal(signal.SIGINT)
-    launcher.communicate(timeout=30)
-    assert launcher.returncode == 130
+    with started(["sh", "-c", script]) as launcher:
+        assert first_line(launcher) == ["up"]
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(30) == 130
 
 
 def test_a_killed_make_takes_everything_along(tmp_path: Path) -> None:
     recipe = f"{sys.executable} -m sandbox.stack run -- sh -c 'echo up; exec sleep 120'"
     (tmp_path / "Makefile").write_text(f"all:\n\t@{recipe}\n")
-    command = ["make", "-f", str(tmp_path / "Makefile")]
-    make = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert first_line(make) == ["up"]
-    children = descendants(make.pid)
-    folder = run_folder(children)
-    make.kill()
-    make.communicate(timeout=30)
-    assert gone_within(5, children), "processes are left"
+    with started(["make", "--no-print-directory", "-f", str(tmp_path / "Makefile")]) as make:
+        assert first_line(make) == ["up"]
+        children = descendants(make.pid)
+        folder = run_folder(children)
+        make.kill()
+        assert gone_within(5, children), "processes are left"
     assert not folder.exists()
 
 

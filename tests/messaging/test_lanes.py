@@ -109,6 +109,18 @@ def test_what_arrived_while_the_last_message_was_under_way_keeps_the_lane(acme: 
     assert message.text == "two"
 
 
+def test_a_record_that_was_rolled_back_is_made_again_as_if_for_the_first_time(acme: World) -> None:
+    """A book-keeper keeps what ended in memory until it is committed, and records it again where the database failed."""
+    write(acme, "one")
+    (taken,) = take()
+    write(acme, "two")
+    with pytest.raises(RuntimeError), transaction.atomic():
+        assert len(lanes.record([ended(taken)])) == 1
+        raise RuntimeError("the database went away before the commit")
+    [(_, message)] = record(ended(taken))
+    assert message.text == "two"
+
+
 def test_an_arrival_that_commits_during_the_release_is_not_forgotten(acme: World) -> None:
     """The arrival holds the lane while the release waits for it; the counter tells the release that something came."""
     write(acme, "one")
