@@ -264,17 +264,23 @@ def renew(claims: Iterable[Claim]) -> set[int]:
     return mine
 
 
-def _lock_mine(claims: Iterable[Claim], *, receipts_of: Sequence[int] = ()) -> dict[int, int]:
-    """Lock lanes in sorted order, and give the arrivals of those that are still held: the fence of every record.
+def lock(claims: Iterable[Claim], *, neighbours_of: Iterable[int] = ()) -> None:
+    """Lock all lanes that a transaction is going to write to, in sorted order, before anything else.
 
-    :param receipts_of: conversations whose receipts lane is locked in the same breath, since it may be rung
+    Who locks lanes after messages waits in a circle with a webhook that brings reports: it locks them the other way round.
+
+    :param neighbours_of: conversations whose other lanes may be rung as well
     """
+    _lock_mine(claims, neighbours_of=neighbours_of)
+
+
+def _lock_mine(claims: Iterable[Claim], *, neighbours_of: Iterable[int] = ()) -> dict[int, int]:
+    """Lock lanes in sorted order, and give the arrivals of those that are still held: the fence of every record."""
     held = {each.lane_id: each.lease_id for each in claims}
     rows = query(
-        """SELECT id, lease_id, arrivals FROM messaging_lane
-           WHERE id = ANY(%s) OR (conversation_id = ANY(%s) AND direction = 'receipts')
+        """SELECT id, lease_id, arrivals FROM messaging_lane WHERE id = ANY(%s) OR conversation_id = ANY(%s)
            ORDER BY id FOR NO KEY UPDATE""",
-        [sorted(held), list(receipts_of)],
+        [sorted(held), sorted(set(neighbours_of))],
     )
     return {lane_id: arrivals for lane_id, lease_id, arrivals in rows if lane_id in held and lease_id == held[lane_id]}
 
@@ -323,7 +329,7 @@ def record(results: Sequence[Result]) -> list[tuple[Claim, Waiting]]:
         for each in results
         if each.claim.direction is Direction.OUTBOUND and each.outcome is not Outcome.SENT
     }
-    arrivals = _lock_mine((result.claim for result in results), receipts_of=sorted(may_fail))
+    arrivals = _lock_mine((result.claim for result in results), neighbours_of=may_fail)
     counted = sorted((each for each in results if each.claim.lane_id in arrivals), key=lambda each: each.message.id)
     circuits.note(
         Call(each.claim.org_id, each.claim.direction, each.claim.lane_id, each.succeeded) for each in counted if each.called

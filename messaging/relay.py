@@ -183,8 +183,18 @@ class Relay:
         ended = list(self.unwritten)
         with transaction.atomic():
             results = [each for each in ended if isinstance(each, Result)]
+            told = [each for each in ended if isinstance(each, Told)]
+            if ended:
+                rung = [each.claim.conversation_id for each in results if each.outcome is not Outcome.SENT]
+                rung += [each.claim.conversation_id for each in told if each.noticed]
+                lanes.lock([each.claim for each in ended], neighbours_of=rung)
+            circuits.note(
+                Call(each.claim.org_id, each.claim.direction, each.claim.lane_id, each.again_after is None)
+                for each in told
+                if each.called
+            )
             going_on = lanes.record(results) if results else []
-            self._settle([each for each in ended if isinstance(each, Told)])
+            self._settle(told)
             ended_lanes = {each.claim.lane_id for each in ended}
             with self.held_lock:
                 held = [claim for claim in self.held.values() if claim.lane_id not in ended_lanes]
@@ -226,11 +236,6 @@ class Relay:
         return {by_conversation[each]: telling for each, telling in untold(list(by_conversation)).items()}
 
     def _settle(self, told: Sequence[Told]) -> None:
-        circuits.note(
-            Call(each.claim.org_id, each.claim.direction, each.claim.lane_id, each.again_after is None)
-            for each in told
-            if each.called
-        )
         settles = [pair for each in told for pair in each.settled]
         if settles:
             query(
