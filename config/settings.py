@@ -79,10 +79,11 @@ DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 2)
 # PostgreSQL plans a repeated statement once. (Poolers in transaction mode cannot serve us anyway: see tenants/tenancy.py.)
 # Plans are kept whatever the parameters, and go by indexes even where tables are empty when they are made: every query on
 # the way of a message has an index, and a table may grow by a million rows before its statistics are renewed.
+_plans = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
 DATABASES["default"]["OPTIONS"] |= {
     "server_side_binding": True,
     "prepare_threshold": 3,
-    "options": "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off",
+    "options": f"{_plans} {DATABASES['default']['OPTIONS'].get('options', '')}".strip(),
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
