@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import processes
 from benchmarks.bench import ORGS, Bench, Late, Size
 from benchmarks.load import Company, session
 from benchmarks.report import Row, print_row, say, write_report
@@ -29,7 +30,7 @@ async def measure(
         bench = Bench(stack, companies, client, size)
         await bench.warm_up()
         for name in names:
-            began = time.monotonic()
+            began, others = time.monotonic(), others_seconds()
             say(f"\n{name}: {ROWS[name].__doc__}")
             try:
                 row = await ROWS[name](bench)
@@ -37,9 +38,15 @@ async def measure(
                 say(f"    PROBLEM: {exc}; the rest is not measured")
                 return [], {}
             rows.append(row)
+            row.disturbance = (others_seconds() - others) / (time.monotonic() - began)
             print_row(row)
             say(f"    ({time.monotonic() - began:.0f} s)")
     return rows, bench.memory
+
+
+def others_seconds() -> float:
+    """Give the CPU time of what is not ours: it takes from every figure."""
+    return processes.machine_seconds() - processes.cpu_seconds(os.getpid())
 
 
 def main() -> int:

@@ -30,6 +30,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(sum(map(int, stat[11:15])) for stat in family(pid).values()) / TICKS
 
 
+def machine_seconds() -> float:
+    """Give the CPU time that all processes of this machine used, the time that a host took away from it included."""
+    user, nice, system, _idle, _waiting, *others = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(others)) / TICKS
+
+
 def memory_mib(pid: int) -> float:
     """Give the resident memory of a process and its children; what they share counts for each."""
     return sum(int(stat[21]) for stat in family(pid).values()) * PAGE / 1024**2

@@ -73,6 +73,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
     costs: list[dict[str, float]] = field(default_factory=list)  # CPU milliseconds per message, by process, once a run
     problems: list[str] = field(default_factory=list)
+    disturbance: float = 0.0  # CPUs that others of this machine used meanwhile
 
     @property
     def holds(self) -> bool:
@@ -101,7 +102,7 @@ def print_row(row: Row) -> None:
         say(f"    {each.words.upper():<14}{each.series.name}: {figure} ({limits})")
     if cost := _cost_words(row):
         say(f"    CPU per message: {cost}")
-    for note in row.notes:
+    for note in (*row.notes, _disturbance_words(row)):
         say(f"    {note}")
     for problem in row.problems:
         say(f"    PROBLEM: {problem}")
@@ -109,6 +110,10 @@ def print_row(row: Row) -> None:
 
 def _cost_words(row: Row) -> str:
     return ", ".join(f"{name} {value:.2f} ms" for name, value in row.cost().items() if value >= 0.005)
+
+
+def _disturbance_words(row: Row) -> str:
+    return f"Others on this machine used {row.disturbance:.2f} CPUs meanwhile."
 
 
 def write_report(
@@ -159,7 +164,7 @@ signed webhooks, made in advance.
         parts += [f"| {_strong(each)} | {number(each.median)} {each.unit} | {each.spread} |\n" for each in row.series]
         if cost := _cost_words(row):
             parts.append(f"\nCPU per message: {cost}.\n")
-        parts += [f"\n{note}\n" for note in row.notes]
+        parts += [f"\n{note}\n" for note in (*row.notes, _disturbance_words(row))]
         parts += [f"\n**Problem:** {problem}\n" for problem in row.problems]
     parts.append("\n## Memory\n\nThe most that each process had, with its children.\n\n| process | MiB |\n|---|---:|\n")
     parts += [f"| {name} | {value:.0f} |\n" for name, value in memory.items()]
