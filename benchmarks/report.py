@@ -156,7 +156,7 @@ signed webhooks, made in advance.
         for each in row.verdicts:
             sign = "≥" if each.at_least else "≤"
             figure = f"{number(each.series.median)} {each.series.unit}".strip() + f" ({each.series.spread})"
-            words = each.words if not row.problems else "DOES NOT COUNT"
+            words = "DOES NOT COUNT" if row.problems and each.reaches(each.must) else each.words
             limits = f"{sign} {number(each.must)} | {sign} {number(each.goal)}"
             parts.append(f"| {row.title}: {each.series.name} | {figure} | {limits} | {words} |\n")
     for row in rows:
