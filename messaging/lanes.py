@@ -412,20 +412,27 @@ def _end_attempts(results: Sequence[Result]) -> None:
 
 def _advance_messages(results: Sequence[Result]) -> None:
     """Move messages forward; ``results`` are in the order of the messages' ids."""
+    locked = query(
+        "SELECT id, status FROM messaging_message WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+        [[each.message.id for each in results]],
+    )
+    # chosen here, not in the statement below: there the planner would read all that is pending, to find these few
+    pending = {message_id for message_id, status in locked if status == Status.PENDING}
+    results = [each for each in results if each.message.id in pending]
     ids = [each.message.id for each in results]
-    query("SELECT 1 FROM messaging_message WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE", [ids])
     reached = {Outcome.SENT: Status.SENT.value, Outcome.REFUSED: Status.FAILED.value}
     query(
         """UPDATE messaging_message SET tries = tries + 1, status = COALESCE(tried.status, messaging_message.status),
                status_at = CASE WHEN tried.status IS NULL THEN status_at ELSE clock_timestamp() END,
                error_code = tried.code, error = tried.detail
            FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]) AS tried (id, status, code, detail)
-           WHERE messaging_message.id = tried.id AND messaging_message.status = 'pending'""",
+           WHERE messaging_message.id = tried.id AND messaging_message.id = ANY(%s)""",
         [
             ids,
             [Status.FAILED.value if each.given_up else reached.get(each.outcome) for each in results],
             [each.code[:100] for each in results],
             [(f"{each.given_up} ({each.detail})" if each.given_up else each.detail)[:300] for each in results],
+            ids,
         ],
     )
 

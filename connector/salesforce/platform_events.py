@@ -146,13 +146,16 @@ async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, rep
                 num_requested=MOST_OUTSTANDING,
             )
         )
+        outstanding = MOST_OUTSTANDING  # asked for and not read yet: our own count, for answers may lie here unread
         while True:
             answer = await _read(call)
+            outstanding -= len(answer.events)
             events = [await _decode(channel, metadata, each) for each in answer.events]
             position = answer.events[-1].replay_id if answer.events else answer.latest_replay_id
             yield Page(events, bytes(position))
-            if answer.pending_num_requested <= TOP_UP_AT:
-                more = MOST_OUTSTANDING - answer.pending_num_requested
+            if outstanding <= TOP_UP_AT:
+                more = MOST_OUTSTANDING - outstanding
+                outstanding += more
                 await call.write(pubsub.FetchRequest(topic_name=topic.name, num_requested=more))
     except grpc.RpcError as exc:
         raise _broken(exc) from exc
