@@ -211,6 +211,28 @@ def test_a_schema_is_fetched_once() -> None:
     assert bus.schemas_asked == 1
 
 
+def test_answers_that_lie_unread_are_counted_before_more_is_asked_for() -> None:
+    """All of the first hundred lie here before the first is read; each tells what was pending when it was sent."""
+    bus = Bus()
+    bus.rounds = [
+        [bus.answer(*[record("text")] * 20, pending=pending) for pending in (80, 60, 40, 20, 0)],
+        [bus.answer(record("text"), pending=79)],
+    ]
+    read_events: list[int] = []
+
+    async def scenario(channel: grpc.aio.Channel) -> None:
+        async with aclosing(pages(channel, TOPIC, TOKEN, b"")) as stream:  # type: ignore[type-var]  # a generator
+            async for page in stream:
+                await asyncio.sleep(0.05)
+                read_events.append(len(page.events))
+                if len(read_events) == 6:
+                    return
+
+    serve(bus, scenario)
+    assert read_events == [20, 20, 20, 20, 20, 1]
+    assert [request.num_requested for request in bus.requests] == [100, 80]
+
+
 def test_more_is_asked_for_before_none_is_left_and_only_when_the_caller_comes_back() -> None:
     bus = Bus()
     bus.rounds = [
