@@ -1,8 +1,10 @@
 """The report of a campaign, for people."""
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.stack import ROOT
 from tests.faults.checker import HEALED_SECONDS, NORMAL_SECONDS, Promise, Recovery, Verdict
 
 MOST_FINDINGS = 20  # of one promise that are written out
@@ -15,6 +17,16 @@ class Facts:
     memory_before: dict[str, float]  # MiB by process
     memory_after: dict[str, float]
     drained: float  # seconds after the load's end
+
+
+def code_measured() -> str:
+    """Name the commit that ran, and say so where it is not all that ran."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if commit.returncode != 0:
+        return "code that is in no repository, so that nobody can say which it was"
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+    return f"commit {commit.stdout.strip()}" + (" with uncommitted changes" if changed else ", unchanged")
 
 
 def write_report(path: Path, verdict: Verdict, facts: Facts, *, seconds: float, rate: float, seed: int) -> None:
@@ -30,6 +42,8 @@ twice stays hidden. Then a checker compares what each end sent with what the oth
 
 The same seed gives the same faults and the same texts; another one, such as `ARGS="--seed 7 --seconds 600"`, another
 campaign. `--keep FOLDER` keeps the evidence and the logs. The program ends with 1 if a promise was broken.
+
+Measured: {code_measured()}.
 
 ## Verdict: {"every promise was kept" if verdict.clean else "BROKEN"}
 
