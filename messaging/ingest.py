@@ -32,7 +32,7 @@ from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMI
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
 from messaging.lanes import Room, create_lanes, lock_lanes, make_due
 from messaging.models import MAY_FOLLOW, Direction, Status
-from messaging.query import query
+from messaging.query import query, records
 from tenants.models import Channel, InfobipAccount
 
 log = structlog.get_logger(__name__)
@@ -131,16 +131,18 @@ def _keep_new(
         """INSERT INTO messaging_receivedevent
                (org_id, account_id, subscription_id, key, body, received_at, kind, problem)
            SELECT %s, %s, %s, key, body, clock_timestamp(), kind, problem
-           FROM unnest(%s::text[], %s::bytea[], %s::text[], %s::text[]) AS come (key, body, kind, problem)
+           FROM unnest(%s::bytea[]) WITH ORDINALITY AS came (body, n)
+           JOIN jsonb_to_recordset(%s::jsonb) AS come (n bigint, key text, kind text, problem text) USING (n)
            ON CONFLICT DO NOTHING RETURNING id, key""",
         [
             org_id,
             account_id,
             subscription_id,
-            list(by_key),
             [arrival.body for arrival in by_key.values()],
-            [arrival.kind for arrival in by_key.values()],
-            [arrival.problem for arrival in by_key.values()],
+            records(
+                {"n": n, "key": key, "kind": arrival.kind, "problem": arrival.problem}
+                for n, (key, arrival) in enumerate(by_key.items(), 1)
+            ),
         ],
     )
     for arrival_id, key in rows:
@@ -243,11 +245,11 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
                     "channel_id": message.channel_id,
                     "sender_id": message.sender_id or room.sender_id,
                     "position": room.position + counts[room.lane_id],
-                    "uuid": str(uuid4()),
+                    "uuid": uuid4(),
                     "source_entry": message.source_entry,
                     "part": part,
                     "text": text,
-                    "written_at": message.written_at.isoformat(),
+                    "written_at": message.written_at,
                     "late": late,
                     "status": Status.FAILED if message.failure else Status.PENDING,
                     "error": message.failure,
@@ -259,7 +261,7 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
             "name": message.name,
             "identifier": message.identifier,
             "sender_id": message.sender_id,
-            "written_at": message.written_at.isoformat(),
+            "written_at": message.written_at,
         }
         for conversation_id, message in sorted(youngest.items())
     ]
@@ -291,14 +293,14 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
                source_entry text, part int, text text, written_at timestamptz, late bool, status text, error text)
            ON CONFLICT DO NOTHING""",
         [
-            json.dumps([{"lane_id": lane_id, "n": n} for lane_id, n in counts.items()]),
+            records({"lane_id": lane_id, "n": n} for lane_id, n in counts.items()),
             list(counts),
             WINDOW,
-            json.dumps(told),
+            records(told),
             list(youngest),
             org_id,
             direction.value,
-            json.dumps(rows),
+            records(rows),
         ],
     )
     failed = [room.conversation_id for message, room in zip(incoming, rooms, strict=True) if message.failure]

@@ -17,7 +17,7 @@ from django.utils import timezone
 from messaging import circuits
 from messaging.circuits import SIDE_OF, Call
 from messaging.models import Direction, Outcome, Side, Status
-from messaging.query import query
+from messaging.query import query, records
 
 LEASE_SECONDS = 20
 FIRST_BACKOFF_SECONDS = 1.0
@@ -118,32 +118,34 @@ def lock_lanes(org_id: int, direction: Direction, places: set[tuple[int, str]]) 
     :param places: channel ids and addresses; those that nobody has written from yet are left out of the answer
     """
     ordered = sorted(places)
-    # one look-up after the other, each by a whole key, whatever the statistics make of a table that was empty just now
+    # one look-up after the other, each by a whole key, whatever the statistics make of a table that was empty just now;
+    # the lanes are locked last, in the order of the rows that name them
     found = query(
-        """SELECT place.channel_id, place.address, known.conversation_id, lane.id,
-               COALESCE(conversation.last_sender_id, (
-                   SELECT min(sender.id) FROM tenants_sender sender WHERE sender.channel_id = place.channel_id))
-           FROM unnest(%s::bigint[], %s::text[]) AS place (channel_id, address)
+        """SELECT lane.channel_id, lane.address, lane.conversation_id, lane.id, locked.position, locked.carried_until,
+               lane.sender_id
+           FROM (
+               SELECT place.channel_id, place.address, known.conversation_id, lane.id,
+                   COALESCE(conversation.last_sender_id, (
+                       SELECT min(id) FROM tenants_sender WHERE channel_id = place.channel_id)) AS sender_id
+               FROM unnest(%s::bigint[], %s::text[]) AS place (channel_id, address)
+               CROSS JOIN LATERAL (
+                   SELECT conversation_id FROM messaging_address
+                   WHERE org_id = %s AND channel_id = place.channel_id AND address = place.address LIMIT 1) AS known
+               CROSS JOIN LATERAL (
+                   SELECT last_sender_id FROM messaging_conversation
+                   WHERE id = known.conversation_id LIMIT 1) AS conversation
+               CROSS JOIN LATERAL (
+                   SELECT id FROM messaging_lane
+                   WHERE org_id = %s AND conversation_id = known.conversation_id AND direction = %s LIMIT 1) AS lane
+               ORDER BY lane.id OFFSET 0) AS lane
            CROSS JOIN LATERAL (
-               SELECT conversation_id FROM messaging_address
-               WHERE org_id = %s AND channel_id = place.channel_id AND address = place.address LIMIT 1) AS known
-           CROSS JOIN LATERAL (
-               SELECT last_sender_id FROM messaging_conversation WHERE id = known.conversation_id LIMIT 1) AS conversation
-           CROSS JOIN LATERAL (
-               SELECT id FROM messaging_lane
-               WHERE org_id = %s AND conversation_id = known.conversation_id AND direction = %s LIMIT 1) AS lane""",
+               SELECT position, carried_until FROM messaging_lane
+               WHERE id = lane.id LIMIT 1 FOR NO KEY UPDATE) AS locked""",
         [[place[0] for place in ordered], [place[1] for place in ordered], org_id, org_id, direction.value],
     )
-    if not found:
-        return {}
-    locked = query(
-        "SELECT id, position, carried_until FROM messaging_lane WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
-        [sorted({row[3] for row in found})],
-    )
-    state = {lane_id: (position, carried_until) for lane_id, position, carried_until in locked}
     return {
-        (channel_id, address): Room(conversation_id, lane_id, *state[lane_id], sender_id)
-        for channel_id, address, conversation_id, lane_id, sender_id in found
+        (channel_id, address): Room(conversation_id, lane_id, position, carried_until, sender_id)
+        for channel_id, address, conversation_id, lane_id, position, carried_until, sender_id in found
     }
 
 
@@ -306,14 +308,17 @@ def first_waiting(lane_ids: Sequence[int]) -> dict[int, Waiting]:
 def open_attempts(heads: Iterable[tuple[Claim, Waiting]]) -> dict[int, int]:
     """Note that messages are about to be tried, and give the attempt's id by message."""
     pairs = list(heads)
-    message_ids = [message.id for _, message in pairs]
     rows = query(
         """INSERT INTO messaging_attempt
                (org_id, message_id, lease_id, started_at, outcome, code, detail, request_id)
            SELECT org_id, message_id, lease_id, clock_timestamp(), 'open', '', '', ''
-           FROM unnest(%s::bigint[], %s::bigint[], %s::uuid[]) AS try (org_id, message_id, lease_id)
+           FROM jsonb_to_recordset(%s::jsonb) AS try (org_id bigint, message_id bigint, lease_id uuid)
            RETURNING message_id, id""",
-        [[claim.org_id for claim, _ in pairs], message_ids, [claim.lease_id for claim, _ in pairs]],
+        [
+            records(
+                {"org_id": claim.org_id, "message_id": message.id, "lease_id": claim.lease_id} for claim, message in pairs
+            )
+        ],
     )
     return dict(rows)
 
@@ -351,7 +356,8 @@ def record(results: Sequence[Result]) -> list[tuple[Claim, Waiting]]:
             looked.append(result)
     heads = first_waiting([result.claim.lane_id for result in looked]) if looked else {}
     going_on = [result for result in looked if result.claim.lane_id in heads]
-    _keep(going_on)
+    if going_on:
+        _keep(going_on)
     _release([(each, backoff(each)) for each in counted if each.claim.lane_id not in heads])
     return [
         (replace(each.claim, seen=arrivals[each.claim.lane_id], failures=0), heads[each.claim.lane_id]) for each in going_on
@@ -396,16 +402,23 @@ def _end_attempts(results: Sequence[Result]) -> None:
     query(
         """UPDATE messaging_attempt SET ended_at = clock_timestamp(), outcome = ended.outcome, status = ended.status,
                code = ended.code, detail = ended.detail, request_id = ended.request_id
-           FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[], %s::text[])
-               AS ended (id, outcome, status, code, detail, request_id)
-           WHERE messaging_attempt.id = ended.id AND messaging_attempt.outcome = 'open'""",
+           FROM jsonb_to_recordset(%s::jsonb)
+               AS ended (id bigint, outcome text, status int, code text, detail text, request_id text)
+           WHERE messaging_attempt.id = ended.id AND messaging_attempt.id = ANY(%s)
+             AND messaging_attempt.outcome = 'open'""",
         [
+            records(
+                {
+                    "id": each.attempt_id,
+                    "outcome": each.outcome.value,
+                    "status": each.status,
+                    "code": each.code[:100],
+                    "detail": each.detail[:300],
+                    "request_id": each.request_id[:100],
+                }
+                for each in results
+            ),
             [each.attempt_id for each in results],
-            [each.outcome.value for each in results],
-            [each.status for each in results],
-            [each.code[:100] for each in results],
-            [each.detail[:300] for each in results],
-            [each.request_id[:100] for each in results],
         ],
     )
 
@@ -419,20 +432,24 @@ def _advance_messages(results: Sequence[Result]) -> None:
     # chosen here, not in the statement below: there the planner would read all that is pending, to find these few
     pending = {message_id for message_id, status in locked if status == Status.PENDING}
     results = [each for each in results if each.message.id in pending]
-    ids = [each.message.id for each in results]
     reached = {Outcome.SENT: Status.SENT.value, Outcome.REFUSED: Status.FAILED.value}
     query(
         """UPDATE messaging_message SET tries = tries + 1, status = COALESCE(tried.status, messaging_message.status),
                status_at = CASE WHEN tried.status IS NULL THEN status_at ELSE clock_timestamp() END,
                error_code = tried.code, error = tried.detail
-           FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]) AS tried (id, status, code, detail)
+           FROM jsonb_to_recordset(%s::jsonb) AS tried (id bigint, status text, code text, detail text)
            WHERE messaging_message.id = tried.id AND messaging_message.id = ANY(%s)""",
         [
-            ids,
-            [Status.FAILED.value if each.given_up else reached.get(each.outcome) for each in results],
-            [each.code[:100] for each in results],
-            [(f"{each.given_up} ({each.detail})" if each.given_up else each.detail)[:300] for each in results],
-            ids,
+            records(
+                {
+                    "id": each.message.id,
+                    "status": Status.FAILED.value if each.given_up else reached.get(each.outcome),
+                    "code": each.code[:100],
+                    "detail": (f"{each.given_up} ({each.detail})" if each.given_up else each.detail)[:300],
+                }
+                for each in results
+            ),
+            [each.message.id for each in results],
         ],
     )
 
@@ -483,9 +500,13 @@ def _keep(results: Sequence[Result]) -> None:
         """UPDATE messaging_lane SET failures = 0, retry_at = NULL,
                leased_until = clock_timestamp() + make_interval(secs => %s),
                carried_until = GREATEST(carried_until, kept.written_at)
-           FROM unnest(%s::bigint[], %s::timestamptz[]) AS kept (id, written_at)
-           WHERE messaging_lane.id = kept.id""",
-        [LEASE_SECONDS, [each.claim.lane_id for each in results], [each.message.written_at for each in results]],
+           FROM jsonb_to_recordset(%s::jsonb) AS kept (id bigint, written_at timestamptz)
+           WHERE messaging_lane.id = kept.id AND messaging_lane.id = ANY(%s)""",
+        [
+            LEASE_SECONDS,
+            records({"id": each.claim.lane_id, "written_at": each.message.written_at} for each in results),
+            [each.claim.lane_id for each in results],
+        ],
     )
 
 
@@ -495,14 +516,19 @@ def _release(results: Sequence[tuple[Result, float]]) -> None:
                carried_until = GREATEST(carried_until, freed.written_at),
                retry_at = clock_timestamp() + make_interval(secs => NULLIF(freed.pause, 0)),
                due_at = clock_timestamp() + make_interval(secs => NULLIF(freed.pause, 0))
-           FROM unnest(%s::bigint[], %s::int[], %s::float8[], %s::timestamptz[])
-               AS freed (id, failures, pause, written_at)
-           WHERE messaging_lane.id = freed.id""",
+           FROM jsonb_to_recordset(%s::jsonb) AS freed (id bigint, failures int, pause float8, written_at timestamptz)
+           WHERE messaging_lane.id = freed.id AND messaging_lane.id = ANY(%s)""",
         [
+            records(
+                {
+                    "id": each.claim.lane_id,
+                    "failures": each.claim.failures + 1 if pause else 0,
+                    "pause": pause,
+                    "written_at": None if pause else each.message.written_at,
+                }
+                for each, pause in results
+            ),
             [each.claim.lane_id for each, _ in results],
-            [each.claim.failures + 1 if pause else 0 for each, pause in results],
-            [pause for _, pause in results],
-            [None if pause else each.message.written_at for each, pause in results],
         ],
     )
 

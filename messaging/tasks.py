@@ -21,6 +21,7 @@ BELL = "connector:bell"
 BELL_SECONDS = 2  # for how long one ring stands for all; workers look by themselves more often than that
 KEPT_DAYS = 14  # arrivals are known again for longer than any platform repeats them
 PAUSE_SECONDS = 1.0
+NEXT_RING_SECONDS = 0.01  # rings in this time are one: at full load each costs as much as a statement
 
 
 @shared_task(acks_late=True, ignore_result=True)
@@ -61,13 +62,14 @@ class _Ringer:
         while True:
             self.rung.wait()
             self.rung.clear()
-            if not remember(lambda redis: redis.set(BELL, 1, nx=True, ex=BELL_SECONDS), otherwise=False):
-                continue  # it hangs already, or Redis is down
             try:
-                look_for_work.apply_async(retry=False)
+                # where the bell hangs already somebody is on the way, and while Redis is down nobody would hear it
+                if remember(lambda redis: redis.set(BELL, 1, nx=True, ex=BELL_SECONDS), otherwise=False):
+                    look_for_work.apply_async(retry=False)
             except (KombuError, OperationalError, OSError) as exc:
                 log.warning("the bell could not be rung", error=type(exc).__name__)
                 time.sleep(PAUSE_SECONDS)
+            time.sleep(NEXT_RING_SECONDS)
 
 
 _ringer = _Ringer()
