@@ -133,7 +133,7 @@ def _keep_new(
            SELECT %s, %s, %s, key, body, clock_timestamp(), kind, problem
            FROM unnest(%s::bytea[]) WITH ORDINALITY AS came (body, n)
            JOIN jsonb_to_recordset(%s::jsonb) AS come (n bigint, key text, kind text, problem text) USING (n)
-           ON CONFLICT DO NOTHING RETURNING id, key""",
+           ORDER BY n ON CONFLICT DO NOTHING RETURNING id, key""",
         [
             org_id,
             account_id,
