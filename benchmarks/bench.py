@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,10 +170,10 @@ class Bench:
         )
         return [(str(org), str(identifier)) for org, identifier in rows.fetchall()]
 
-    async def add_orgs(self, count: int) -> None:
-        """Set up so many more orgs, on both sides; they share a key, as making one for each takes long."""
+    async def add_orgs(self, numbers: Iterable[int]) -> None:
+        """Set up more orgs, on both sides; they share a key, as making one for each takes long."""
         sample = self.companies[0].document
-        documents = [_copy_of(sample, number) for number in range(1, count + 1)]
+        documents = [_copy_of(sample, number) for number in numbers]
         for document in documents:
             await self.control("POST", "/control/orgs", {"document": document, "webhooks": {}})
         command = [sys.executable, "-m", "benchmarks.orgs"]

@@ -117,22 +117,22 @@ def _disturbance_words(row: Row) -> str:
 
 
 def write_report(
-    folder: Path, rows: Sequence[Row], memory: dict[str, float], *, runs: int, full: bool, minutes: float
+    folder: Path, rows: Sequence[Row], memory: dict[str, float], *, measured: str, runs: int, full: bool, minutes: float
 ) -> None:
     """Write docs/speed.md and its chart."""
     (folder / "images").mkdir(exist_ok=True)
     (folder / "images" / "speed.svg").write_text(draw(rows))
-    (folder / "speed.md").write_text(_page(rows, memory, runs=runs, full=full, minutes=minutes))
+    (folder / "speed.md").write_text(_page(rows, memory, measured=measured, runs=runs, full=full, minutes=minutes))
 
 
-def _page(rows: Sequence[Row], memory: dict[str, float], *, runs: int, full: bool, minutes: float) -> str:
+def _page(rows: Sequence[Row], memory: dict[str, float], *, measured: str, runs: int, full: bool, minutes: float) -> str:
     cpus, model = _machine()
     missed = sum(not row.holds for row in rows)
     verdict = f"{missed} of {len(rows)} rows do not hold" if missed else "every row holds"
     parts = [
         f"""# Speed
 
-Written by `make bench`{" with `--full`" if full else ""}
+Written by `make bench`{" with `--full`" if full else ""} (measured: {measured})
 in {minutes:.0f} minutes, on {cpus} CPUs ({model}), Python {platform.python_version()}, PostgreSQL with fsync on.
 Web, one worker, one subscriber, the database, the sandbox that plays both platforms, and the load share these CPUs, so a
 figure is worth more beside its floor and peers, measured in the same run, than by itself.

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from sys import executable
@@ -16,6 +17,7 @@ from sandbox.stack import free_port, procfile
 
 AT_ONCE = 32  # requests that a closed loop keeps under way at the door
 DISTANCE = 50  # milliseconds
+PATIENCE_WITH_STREAMS = 180.0  # seconds
 BINARIES = Path(executable).parent
 
 
@@ -359,43 +361,112 @@ async def fairness(bench: Bench) -> Row:
 
 
 async def streams(bench: Bench) -> Row:
-    """Measure what an idle stream costs."""
-    count = bench.size.of(200, 2000)
-    each, opening = Series("memory of one more idle stream", "KiB", ours=True), Series(f"{count} opened in", "s", ours=True)
-    idle = Series("CPU of the process meanwhile", "%", ours=True)
+    """Measure what idle streams cost one subscriber."""
+    count = 2000
+    each, whole = (
+        Series("memory of one more idle stream", "KiB", ours=True),
+        Series("memory of the process", "MiB", ours=True),
+    )
+    opening, idle = Series("all opened in", "s", ours=True), Series("CPU of the process meanwhile", "%", ours=True)
     row = Row(
         "streams",
-        "An org's idle stream",
+        f"{count:,} orgs' idle streams",
         f"Memory of a subscriber that reads {count:,} idle orgs more than four, divided by {count:,}; each process is "
         "measured three seconds after its last stream was opened. A thread per stream takes 83 KiB.",
-        [each, opening, idle],
-        [Verdict(each, must=100, goal=50, at_least=False)],
+        [each, whole, opening, idle],
+        [
+            Verdict(each, must=100, goal=50, at_least=False),
+            Verdict(whole, must=300, goal=300, at_least=False),
+            Verdict(opening, must=60, goal=60, at_least=False),
+        ],
     )
-
-    async def measure(expected: int) -> tuple[float, float, float]:
-        mark = await bench.journal_end()
-        bench.stack.restart("subscriber")
-        until = time.monotonic() + 120
-        while len(opened := await bench.taken(mark, "stream_open")) < expected:
-            if time.monotonic() > until:
-                row.problems.append(f"{len(opened)} of {expected} streams were opened in 120 s")
-                break
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(3)
-        pid = bench.pid("subscriber")
-        memory, cpu = processes.memory_mib(pid), processes.cpu_seconds(pid)
-        await asyncio.sleep(4)
-        cpu = (processes.cpu_seconds(pid) - cpu) / 4 * 100
-        return memory, (opened[-1]["at"] - opened[0]["at"]) / 1000, cpu
-
-    few = [await measure(len(bench.companies)) for _ in range(bench.size.runs)]
-    await bench.add_orgs(count)
-    many = [await measure(len(bench.companies) + count) for _ in range(bench.size.runs)]
-    each.values = [(with_all[0] - without[0]) * 1024 / count for with_all, without in zip(many, few, strict=True)]
-    opening.values = [seconds for _, seconds, _ in many]
-    idle.values = [cpu for _, _, cpu in many]
-    base = ", ".join(f"{memory:.0f}" for memory, _, _ in few)
+    few = [await read_streams(bench, len(bench.companies)) for _ in range(bench.size.runs)]
+    await bench.add_orgs(range(count))
+    many = [await read_streams(bench, len(bench.companies) + count) for _ in range(bench.size.runs)]
+    each.values = [(with_all.memory - without.memory) * 1024 / count for with_all, without in zip(many, few, strict=True)]
+    whole.values = [measured.memory for measured in many]
+    opening.values = [measured.seconds for measured in many]
+    idle.values = [measured.cpu for measured in many]
+    row.problems += [measured.problem for measured in (*few, *many) if measured.problem]
+    base = ", ".join(f"{measured.memory:.0f}" for measured in few)
     row.notes.append(f"With four streams the process has {base} MiB.")
+    if bench.size.full:
+        await bench.add_orgs(range(count, 5000))
+        tried = await read_streams(bench, len(bench.companies) + 5000)
+        row.notes.append(
+            tried.problem
+            or f"5,000 streams: opened in {tried.seconds:.0f} s, {tried.memory:.0f} MiB, {tried.cpu:.0f} % CPU."
+        )
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What a subscriber took for its streams: seconds to open them, MiB, and per cent of a CPU while they idle."""
+
+    seconds: float
+    memory: float
+    cpu: float
+    problem: str
+
+
+async def read_streams(bench: Bench, expected: int) -> Streams:
+    """Start the subscriber anew and let it open so many streams."""
+    mark = await bench.journal_end()
+    bench.stack.restart("subscriber")
+    began, problem = time.monotonic(), ""
+    while len(opened := await bench.taken(mark, "stream_open")) < expected:
+        if time.monotonic() > began + PATIENCE_WITH_STREAMS:
+            problem = f"{len(opened)} of {expected} streams were opened in {PATIENCE_WITH_STREAMS:.0f} s"
+            break
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(3)
+    pid = bench.pid("subscriber")
+    memory, cpu = processes.memory_mib(pid), processes.cpu_seconds(pid)
+    await asyncio.sleep(4)
+    cpu = (processes.cpu_seconds(pid) - cpu) / 4 * 100
+    return Streams((opened[-1]["at"] - opened[0]["at"]) / 1000 if opened else 0.0, memory, cpu, problem)
+
+
+async def soak(bench: Bench) -> Row:
+    """Watch the memory of each process through half an hour of messages in both directions."""
+    minutes = bench.size.of(5, 30)
+    growth = {name: Series(f"{name}: growth in the second half", "MiB", ours=True) for name in bench.stack.process_names}
+    row = Row(
+        "soak",
+        f"Memory through {minutes} minutes",
+        f"20 webhooks and 20 replies of reps a second for {minutes} minutes, 50 ms away. Each process's memory is read "
+        "every ten seconds; the growth is the median of the last quarter less that of the second: what a leak would add.",
+        list(growth.values()),
+        [Verdict(each, must=10, goal=2, at_least=False) for each in growth.values()],
+    )
+    await bench.set_distance(DISTANCE)
+    conversations = await bench.conversations()
+    readings: dict[str, list[float]] = {name: [] for name in growth}
+
+    async def reply() -> None:
+        began = time.monotonic()
+        for number in range(minutes * 60 * 20):
+            await asyncio.sleep(max(0.0, began + number / 20 - time.monotonic()))
+            org, conversation = conversations[number % len(conversations)]
+            written = {"org": org, "conversation": conversation, "text": f"Your parcel {number} is on its way."}
+            await bench.control("POST", "/control/console/replies", written)
+
+    async def write() -> None:
+        for _ in range(minutes):  # a minute's webhooks at a time: the load itself must not fill the memory
+            refused(row, "the door", await open_loop(bench.client, webhooks(bench.companies, 1200, users=USERS), rate=20))
+
+    load = asyncio.gather(reply(), write())
+    while not load.done():
+        await asyncio.wait([load], timeout=10)
+        for name, values in readings.items():
+            values.append(processes.memory_mib(bench.pid(name)))
+    await load
+    for name, values in readings.items():
+        quarter = len(values) // 4
+        growth[name].values = [percentile(values[-quarter:], 50) - percentile(values[quarter : 2 * quarter], 50)]
+        course = ", ".join(f"{value:.0f}" for value in values[:: max(1, len(values) // 10)])
+        row.notes.append(f"{name}, MiB: {course}.")
     return row
 
 
@@ -408,5 +479,6 @@ ROWS: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "events": events,
     "burst": burst,
     "fairness": fairness,
-    "streams": streams,
+    "soak": soak,
+    "streams": streams,  # the last one: it leaves thousands of orgs
 }

@@ -88,6 +88,16 @@ class Child:
     wanted: bool = False  # it is started again if it dies
 
 
+def code_measured() -> str:
+    """Name the commit that ran, and say so where it is not all that ran."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if commit.returncode != 0:
+        return "code that is in no repository, so that nobody can say which it was"
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+    return f"commit {commit.stdout.strip()}" + (" with uncommitted changes" if changed else ", unchanged")
+
+
 class Stack:
     """PostgreSQL, Valkey, and, after ``start``, the sandbox and processes of the Procfile.
 

@@ -28,9 +28,9 @@ import aiohttp
 import psycopg
 import redis
 
-from sandbox.stack import Stack, example_documents
+from sandbox.stack import Stack, code_measured, example_documents
 from tests.faults.checker import REACHED, Evidence, Fault, Row, Seen, Sent, check
-from tests.faults.report import Facts, write_report
+from tests.faults.report import Facts, Run, write_report
 from tests.faults.schedule import Planned, Turn, plan_faults, plan_turns
 
 ORGS = 3
@@ -424,14 +424,36 @@ def advance(states: dict[str, str], key: str, state: str) -> None:
         states[key] = state
 
 
-async def campaign(stack: Stack, companies: list[Company], options: argparse.Namespace) -> tuple[Evidence, Facts]:
+async def campaign(
+    stack: Stack, companies: list[Company], seed: int, seconds: float, rate: float
+) -> tuple[Evidence, Facts]:
     """Run one campaign against a stack that is up."""
     timeout = aiohttp.ClientTimeout(total=10)
     # a kept connection is used again soon or not at all: the door closes those that idle
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
-        turns = plan_turns(options.seed, options.seconds, options.rate, USERS)
-        return await Campaign(stack, companies, client).run(turns, plan_faults(options.seed, options.seconds))
+        turns = plan_turns(seed, seconds, rate, USERS)
+        return await Campaign(stack, companies, client).run(turns, plan_faults(seed, seconds))
+
+
+def run_once(seed: int, options: argparse.Namespace) -> Run:
+    """Run one campaign on a stack of its own, print its verdict, and give it."""
+    with Stack(processes=PROCESSES) as stack:
+        stack.manage("migrate", "--no-input")
+        documents = example_documents(stack.salesforce_port, stack.infobip_port, orgs=ORGS)
+        stack.start()
+        stack.wait_ready()
+        companies = [move_in(stack, document) for document in documents]
+        print(f"{options.rate:g} messages a second for {options.seconds:g} s, seed {seed}", flush=True)
+        evidence, facts = asyncio.run(campaign(stack, companies, seed, options.seconds, options.rate))
+        if options.keep:
+            keep(options.keep / f"seed-{seed}", stack, evidence)
+    verdict = check(evidence)
+    for promise in verdict.promises:
+        print(f"{'kept  ' if promise.kept else 'BROKEN'}  {promise.name}: {promise.counted}", flush=True)
+        for finding in promise.findings[:20]:
+            print(f"          {finding}", flush=True)
+    return Run(seed, verdict, facts)
 
 
 def keep(folder: Path, stack: Stack, evidence: Evidence) -> None:
@@ -447,29 +469,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign", description=__doc__)
     parser.add_argument("--seconds", type=float, default=180, help="of load; 180 have room for each kind of fault")
     parser.add_argument("--rate", type=float, default=50, help="messages a second, both directions together")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed: the same faults and the same texts")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="the same seed: the same faults and texts; several: one after another",
+    )
     parser.add_argument("--report", type=Path, default=REPORT, help="where the report is written")
     parser.add_argument("--keep", type=Path, help="a folder for what was found and the logs")
     options = parser.parse_args()
     for name in ("DATABASE_URL", "REDIS_URL"):
         os.environ.pop(name, None)  # services of its own: it stops them
-    with Stack(processes=PROCESSES) as stack:
-        stack.manage("migrate", "--no-input")
-        documents = example_documents(stack.salesforce_port, stack.infobip_port, orgs=ORGS)
-        stack.start()
-        stack.wait_ready()
-        companies = [move_in(stack, document) for document in documents]
-        print(f"{options.rate:g} messages a second for {options.seconds:g} s, seed {options.seed}", flush=True)
-        evidence, facts = asyncio.run(campaign(stack, companies, options))
-        if options.keep:
-            keep(options.keep, stack, evidence)
-    verdict = check(evidence)
-    write_report(options.report, verdict, facts, seconds=options.seconds, rate=options.rate, seed=options.seed)
-    for promise in verdict.promises:
-        print(f"{'kept  ' if promise.kept else 'BROKEN'}  {promise.name}: {promise.counted}", flush=True)
-        for finding in promise.findings[:20]:
-            print(f"          {finding}", flush=True)
-    return 0 if verdict.clean else 1
+    measured = code_measured()
+    runs: list[Run] = []
+    for seed in options.seed:
+        runs.append(run_once(seed, options))
+        write_report(options.report, runs, measured=measured, seconds=options.seconds, rate=options.rate)
+    return 0 if all(run.verdict.clean for run in runs) else 1
 
 
 if __name__ == "__main__":

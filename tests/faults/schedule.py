@@ -7,6 +7,8 @@ from typing import Any
 QUIET_SECONDS = 40.0  # at the end: the load goes on and nothing is broken any more
 FIRST_SECONDS = 5.0  # before the first fault
 LEAST_PAUSE_SECONDS = 2.0
+OUTAGE_SECONDS = 60.0  # of a far side that is gone
+ROOM_FOR_OUTAGES = 600.0  # in shorter campaigns it is gone for as long as its kind says
 WORDS = [
     "where",
     "is",
@@ -33,7 +35,7 @@ class Kind:
     :param action: what the campaign does, by name; ``far`` turns on ``faults`` at the far sides
     :param seconds: how long it lasts; 0: it is over at once
     :param direction: of the messages that it is about; empty: both
-    :param down: a far side that is gone: it lasts longer in longer campaigns, up to a minute
+    :param down: a far side that is gone: for a whole minute where the campaign has room for it
     """
 
     name: str
@@ -160,8 +162,8 @@ def plan_faults(seed: int, seconds: float) -> list[Planned]:
 
 def _spread(chance: random.Random, kinds: tuple[Kind, ...], seconds: float) -> list[Planned]:
     room = seconds - QUIET_SECONDS - FIRST_SECONDS
-    longest = min(60.0, max(8.0, seconds / 20))
-    lasting = {kind.name: longest if kind.down else kind.seconds for kind in kinds}
+    roomy = seconds >= ROOM_FOR_OUTAGES
+    lasting = {kind.name: OUTAGE_SECONDS if kind.down and roomy else kind.seconds for kind in kinds}
     one_round = sum(lasting.values()) + 10.0 * len(kinds)
     order: list[Kind] = []
     for _ in range(max(1, int(room / one_round))):

@@ -1,6 +1,7 @@
 """The lane protocol against the real database; where two processes race, two connections do."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -331,3 +332,86 @@ def test_batches_that_touch_the_same_lanes_crosswise_do_not_lock_each_other_out(
     for lane in Lane.objects.filter(direction=Direction.INBOUND):
         positions = list(lane.messages.order_by("position").values_list("position", flat=True))
         assert positions == list(range(1, 17))
+
+
+def wait_until_somebody_waits_for_a_lock() -> None:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone():
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for a lock")
+
+
+def write_again(world: World, users: list[str]) -> None:
+    results = [whatsapp_text("x", to=world.sender.number, user=user, message_id=f"wamid.{uuid4()}") for user in users]
+    receive_webhook(world.account, results)
+
+
+def ring_receipts_lanes(world: World, users: list[str]) -> None:
+    ids = [Conversation.objects.get(subject=user).pk for user in users]
+    with transaction.atomic():
+        lanes.make_due(world.org.pk, Direction.RECEIPTS, ids)
+
+
+def lock_claims(world: World, users: list[str]) -> None:
+    claims = [
+        Claim(lane.pk, world.org.pk, lane.conversation_id, Direction.INBOUND, uuid4(), 0, 0)
+        for lane in (Lane.objects.get(direction=Direction.INBOUND, conversation__subject=user) for user in users)
+    ]
+    with transaction.atomic():
+        lanes.lock(claims)
+
+
+@pytest.mark.parametrize(
+    ("work", "direction"),
+    [
+        (write_again, Direction.INBOUND),
+        (ring_receipts_lanes, Direction.RECEIPTS),
+        (lock_claims, Direction.INBOUND),
+    ],
+)
+def test_lanes_are_locked_in_the_order_of_their_ids(
+    acme: World, work: Callable[[World, list[str]], None], direction: Direction
+) -> None:
+    """Who waits for the first lane must not hold a later one: else two of them wait for each other for ever.
+
+    The users' addresses are in the opposite order of their lanes, so that no other order passes by chance.
+    """
+    users = [f"38599{number:07d}" for number in range(8)]
+    for user in reversed(users):
+        write(acme, "hello", user=user)
+    first, *others = Lane.objects.filter(direction=direction).order_by("id").values_list("id", flat=True)
+    with transaction.atomic():
+        Lane.objects.select_for_update().get(pk=first)
+        thread = in_another_connection(lambda: work(acme, users))
+        wait_until_somebody_waits_for_a_lock()
+        free = Lane.objects.select_for_update(skip_locked=True).filter(pk__in=others).order_by("id")
+        assert list(free.values_list("id", flat=True)) == others
+    thread.join()
+
+
+def test_positions_are_given_under_the_lock_of_the_lane(acme: World) -> None:
+    write(acme, "one")
+    arrived, commit = threading.Event(), threading.Event()
+
+    def arrive() -> None:
+        with transaction.atomic():
+            write(acme, "two")
+            arrived.set()
+            commit.wait(10)
+
+    first = in_another_connection(arrive)
+    assert arrived.wait(10)
+    second = in_another_connection(lambda: write(acme, "three"))
+    wait_until_somebody_waits_for_a_lock()
+    commit.set()
+    first.join()
+    second.join()
+    assert list(Message.objects.order_by("position").values_list("text", "position")) == [
+        ("one", 1),
+        ("two", 2),
+        ("three", 3),
+    ]
