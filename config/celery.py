@@ -18,9 +18,6 @@ app.autodiscover_tasks()
 app.user_options["worker"].add(
     click.Option(["--subscriptions"], is_flag=True, default=False, help="Read platform events instead of carrying lanes.")
 )
-# Celery's event loop keeps callbacks of a lost broker connection, and can die of them when the broker is back. The plain
-# loop needs none: it blocks on the queue, and our own threads do the work.
-app.user_options["worker"].add(click.Option(["--use-eventloop"], is_flag=True, default=False, hidden=True))
 app.conf.beat_schedule = {
     "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
 }

@@ -46,6 +46,7 @@ STREAMS_PER_CHANNEL = 800  # Salesforce allows 1,000 calls on one connection
 BATCHES_AT_ONCE = 200
 LONGEST_PAUSE_SECONDS = 10.0
 DRAIN_SECONDS = 10.0
+MOST_REFUSED_TOKENS = 3  # ours, the one that another process shared before all were revoked, and a new one
 OLDEST_AFTER_GAP = timedelta(hours=24)  # an answer to an end user is not wanted later
 PAUSES = {Remedy.SLOW_DOWN: 30.0, Remedy.CUSTOMER_MUST_ACT: 30.0, Remedy.START_OVER: 0.0, Remedy.NEW_TOKEN: 0.0}
 
@@ -268,14 +269,14 @@ class Subscriber:
         """Read one stream, and open it again after whatever breaks it, until the lease is lost."""
         log.info("reading platform events", org=lease.org_id, topic=lease.topic.name)
         refused: AccessToken | None = None
-        failures = 0
+        failures = refusals = 0
         position, since = lease.replay_id, lease.since
         while True:
             token: AccessToken | None = None
             try:
                 token = await self._token(lease, refused)
                 async for page in pages(self._channel(lease), lease.topic, token, position):
-                    refused, failures = None, 0
+                    refused, failures, refusals = None, 0, 0
                     position = page.replay_id or position
                     if not await self._save(lease, since, page.events, position):
                         return
@@ -288,9 +289,9 @@ class Subscriber:
                 remedy, problem = Remedy.RECONNECT, "ended by Salesforce"
             log.warning("stream broken", org=lease.org_id, remedy=remedy.value, problem=problem)
             if remedy is Remedy.NEW_TOKEN:
-                if refused is not None:  # a new one was refused as well
+                refused, refusals = token, refusals + 1
+                if refusals == MOST_REFUSED_TOKENS:
                     remedy = Remedy.CUSTOMER_MUST_ACT
-                refused = token
             if remedy is Remedy.START_OVER:
                 # known events are recognised; of those that are not, none is worth sending when it is old
                 position = b""

@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.0
 NEXT_RING_SECONDS = 0.01  # rings in this time are one: at full load each costs as much as a statement
 
 
-@shared_task(acks_late=True, ignore_result=True)
+@shared_task(ignore_result=True)
 def look_for_work(**_: Any) -> None:
     """Wake the lanes of this process."""
     # the bell is taken down first: who finds it hanging may rely on the look that follows
@@ -33,7 +33,7 @@ def look_for_work(**_: Any) -> None:
         relay.running.ring()
 
 
-@shared_task(acks_late=True, ignore_result=True)
+@shared_task(ignore_result=True)
 def forget_old_arrivals(**_: Any) -> None:
     """Delete raw arrivals that can no longer be repeated."""
     with every_org():

@@ -23,6 +23,20 @@ def test_expired_tokens_are_renewed_with_one_login_each(journey: Journey) -> Non
     assert len(journey.seen("login", org=journey.acme.org, status=200)) == 1
 
 
+def test_a_stream_outlives_a_shared_token_that_was_revoked_as_well(journey: Journey) -> None:
+    """The worker's newer token is refused too: that is no reason to take the customer's set-up for broken."""
+    conversation = journey.conversation()
+    journey.call("POST", "/control/tokens/expire")
+    text = f"the worker logs in {uuid4()}"
+    journey.write(text)
+    journey.wait_for_one("interaction", text=text, status=202)
+    journey.call("POST", "/control/tokens/expire")
+    journey.call("POST", "/control/streams/cut")
+    reply = f"after both {uuid4()}"
+    journey.reply(reply, conversation=conversation)
+    journey.wait_for_one("send", text=reply, seconds=10)
+
+
 def test_a_refused_token_is_replaced_within_the_call(journey: Journey) -> None:
     text = f"401 first {uuid4()}"
     journey.conversation()
