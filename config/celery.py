@@ -9,8 +9,13 @@ from typing import Any
 import click
 from celery import Celery, bootsteps, signals
 from celery.worker.control import control_command
+from kombu.transport.redis import QoS
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+# A worker that loses the broker while a task is not acknowledged dies of kombu's putting it back, on a connection that is
+# gone by then. Nothing needs it back: what a lost ring stood for is in the rows, and beat makes its tasks again.
+QoS.restore_at_shutdown = False
 
 app = Celery("connector")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -18,6 +23,9 @@ app.autodiscover_tasks()
 app.user_options["worker"].add(
     click.Option(["--subscriptions"], is_flag=True, default=False, help="Read platform events instead of carrying lanes.")
 )
+# Celery's event loop acknowledges a task after the broker's loss on a connection that is gone, and the worker dies of it. The
+# plain loop does not; it blocks on the queue, while our own threads do the work.
+app.user_options["worker"].add(click.Option(["--use-eventloop"], is_flag=True, default=False, hidden=True))
 app.conf.beat_schedule = {
     "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
 }

@@ -96,9 +96,7 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 30, "visibility_timeout": 3600}
 CELERY_TASK_IGNORE_RESULT = True
-# Tasks are acknowledged at once: one that is lost costs a second or is made again by beat, and a worker that loses the broker
-# while it holds one unacknowledged dies of it (kombu restores those on a connection that is gone).
-CELERY_TASK_ACKS_LATE = False
+CELERY_TASK_ACKS_LATE = False  # a task that is lost costs a second, or is made again by beat
 CELERY_TASK_DEFAULT_QUEUE = "connector"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
