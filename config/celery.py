@@ -23,11 +23,14 @@ app.autodiscover_tasks()
 app.user_options["worker"].add(
     click.Option(["--subscriptions"], is_flag=True, default=False, help="Read platform events instead of carrying lanes.")
 )
-# Celery's event loop acknowledges a task after the broker's loss on a connection that is gone, and the worker dies of it. The
-# plain loop does not; it blocks on the queue, while our own threads do the work.
+# Celery's event loop acknowledges a task after the broker's loss on a connection that is gone, and the worker dies of it.
+# The plain loop does not; it blocks on the queue, while our own threads do the work.
 app.user_options["worker"].add(click.Option(["--use-eventloop"], is_flag=True, default=False, hidden=True))
 app.conf.beat_schedule = {
     "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
+    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat
+    "examine orgs": {"task": "messaging.tasks.examine_orgs", "schedule": 3600.0},
+    "give back tokens": {"task": "messaging.tasks.give_back_tokens", "schedule": 60.0},
 }
 
 

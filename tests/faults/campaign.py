@@ -41,7 +41,12 @@ DRAIN_SECONDS = 90.0
 STILL_SECONDS = 5.0  # without news, and with nothing left to do in the rows
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "correctness.md"
 # what the door says while PostgreSQL is down, and Celery while Valkey is
-EXPECTED_ERRORS = ("webhook not stored", "Service Unavailable: /api/infobip/", "consumer: Cannot connect to redis://")
+EXPECTED_ERRORS = (
+    "webhook not stored",
+    "Service Unavailable: /api/infobip/",
+    "consumer: Cannot connect to redis://",
+    "Couldn't ack",
+)
 
 
 @dataclass(frozen=True)

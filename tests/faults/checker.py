@@ -246,8 +246,8 @@ def measure(evidence: Evidence, first_seen: Mapping[str, float]) -> list[Recover
         return _first_normal(struck, fault.end)
 
     healed = {id(fault): healed_after(fault) for fault in evidence.faults}
-    # while a fault that strikes all is on, and in the window by which it counts as healed, of which one in twenty may still be
-    # late, the neighbours of another are no measure
+    # while a fault that strikes all is on, and in the window by which it counts as healed, of which one in twenty may still
+    # be late, the neighbours of another are no measure
     disturbed = [(f.begin, f.end + (healed[id(f)] or 0.0) + WINDOW_SECONDS) for f in evidence.faults if not f.others]
     recoveries = []
     for fault in evidence.faults:
