@@ -1,5 +1,6 @@
 """One HTTP client for both platforms: a total deadline per call, one error family, one rule about repeating."""
 
+import ipaddress
 import json as json_module
 import math
 import re
@@ -23,6 +24,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 CONNECT_SECONDS = 4.0
 TOTAL_SECONDS = 14.0  # below the lease of a lane (20 s), so that nobody else carries it while a call is under way
 LARGEST_ANSWER = 1 << 20
+LOCAL_HOSTS = re.compile(r"localhost|127(\.\d+){3}|::1")
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how a host without IPv4 reaches one that has nothing else
 
 
 class ApiError(Exception):
@@ -63,6 +67,15 @@ class AddressRefused(ApiError):
     """An address that is not one of the platform's."""
 
 
+class PrivateAddress(AddressRefused):
+    """A name of the platform's that leads to a private network.
+
+    A resolver in trouble may say so for a while, so what waits is not given up for it.
+    """
+
+    retryable = True
+
+
 class RequestRejected(ApiError):
     """The far side refuses this very request; sending it again cannot help."""
 
@@ -74,7 +87,11 @@ class CustomerMustAct(ApiError):
 
 
 class AuthenticationFailed(CustomerMustAct):
-    """The far side does not accept our credentials."""
+    """The far side does not accept our credentials; ``description`` is its reason in its own words."""
+
+    def __init__(self, service: str, message: str, *, description: str = "", **facts: Any) -> None:
+        super().__init__(service, message, **facts)
+        self.description = description
 
 
 class ServiceUnavailable(ApiError):
@@ -99,11 +116,27 @@ def check_address(url: str, *, service: str, hosts: re.Pattern[str], allow_local
         raise AddressRefused(service, f"the address is not valid: {exc}") from exc
     if parts.username or parts.password or parts.query or parts.fragment:
         raise AddressRefused(service, f"{host or 'the address'} must not carry a user, a query or a fragment")
-    if allow_local and parts.scheme in ("http", "https") and re.fullmatch(r"localhost|127(\.\d+){3}|::1", host):
+    if allow_local and parts.scheme in ("http", "https") and LOCAL_HOSTS.fullmatch(host):
         return parts.geturl()
     if parts.scheme != "https" or port is not None or parts.path or not hosts.fullmatch(host):
         raise AddressRefused(service, f"{host or 'the address'} is not an https address of {service}")
     return f"https://{host}"
+
+
+def why_not_public(address: str) -> str:
+    """Say what kind of address it is where it does not belong to the internet; nothing where it does."""
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        in_nat64 = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None
+        found = found.ipv4_mapped or found.sixtofour or in_nat64 or found
+    for kind in ("unspecified", "loopback", "link_local", "site_local", "multicast", "reserved", "private"):
+        if getattr(found, f"is_{kind}", False):
+            return kind.replace("_", "-")
+    return "" if found.is_global else "private"  # such as those that providers share among customers
+
+
+class _NotPublic(Exception):
+    """A connection led to an address that is none of the internet."""
 
 
 class _Deadline(threading.local):
@@ -146,7 +179,15 @@ def _bound(sock: socket.socket) -> None:
         sock.settimeout(left)
 
 
-def _with_deadline(plain: socket.socket) -> socket.socket:
+def _guarded(plain: socket.socket, host: str) -> socket.socket:
+    """Look whom a new connection has reached, before a byte is sent, and bind it to the deadlines.
+
+    :raises _NotPublic: if a name of the internet leads into a private network, or a name of this machine elsewhere
+    """
+    kind = why_not_public(plain.getpeername()[0])
+    if kind != ("loopback" if LOCAL_HOSTS.fullmatch(host) else ""):
+        plain.close()
+        raise _NotPublic(kind or "public")
     timeout = plain.gettimeout()
     sock = _DeadlineSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
     sock.settimeout(timeout)
@@ -155,12 +196,12 @@ def _with_deadline(plain: socket.socket) -> socket.socket:
 
 class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        return _with_deadline(super()._new_conn())
+        return _guarded(super()._new_conn(), self.host)
 
 
 class _SecureConnection(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
-        return _with_deadline(super()._new_conn())
+        return _guarded(super()._new_conn(), self.host)
 
 
 class _Pool(HTTPConnectionPool):
@@ -194,11 +235,18 @@ class Answer:
 
 
 class ApiClient:
-    """Calls one host. Safe to share between threads: it keeps nothing between two calls."""
+    """Calls one host. Safe to share between threads: it keeps nothing between two calls.
+
+    :param allow_local: whether that host may be this machine
+    :raises AddressRefused: if it is this machine and may not be
+    """
 
     service = "API"
+    largest_answer = LARGEST_ANSWER  # in bytes; what is longer counts as an answer without a body
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, allow_local: bool = False) -> None:
+        if not allow_local and LOCAL_HOSTS.fullmatch(urlsplit(base_url).hostname or ""):
+            raise AddressRefused(self.service, "this machine is no address of the platform's")
         self.base_url = base_url
 
     def request(
@@ -209,11 +257,12 @@ class ApiClient:
         headers: Mapping[str, str],
         json: object | None = None,
         data: Mapping[str, str] | None = None,
-        files: Mapping[str, tuple[None, bytes, str]] | None = None,
+        files: Mapping[str, tuple[str | None, bytes, str]] | None = None,
     ) -> Answer:
         """Make one call and read its answer, whatever its status, within ``TOTAL_SECONDS``.
 
         :raises ServiceUnavailable: if no answer came; in doubt unless the request certainly never left
+        :raises PrivateAddress: if the name of the host leads to a private network; nothing was sent there
         """
         body = None if json is None else json_module.dumps(json).encode()
         if body is not None:
@@ -228,8 +277,11 @@ class ApiClient:
             prepared = requests.PreparedRequest()
             prepared.prepare(method, self.base_url + path, dict(headers), files, body if body is not None else data)
             with _adapter.send(prepared, stream=True, timeout=(CONNECT_SECONDS, TOTAL_SECONDS)) as response:
-                content = response.raw.read(LARGEST_ANSWER, decode_content=True)
+                content = response.raw.read(self.largest_answer, decode_content=True)
                 return Answer(response.status_code, _json_object(content), response.headers)
+        except _NotPublic as exc:
+            host = urlsplit(self.base_url).hostname
+            raise PrivateAddress(self.service, f"{host} leads to a {exc} address, so nothing was sent there") from exc
         except requests.ConnectTimeout as exc:
             raise ServiceUnavailable(self.service, "no connection in time") from exc
         except requests.RequestException as exc:

@@ -34,7 +34,8 @@ class InfobipClient(ApiClient):
     service = "Infobip"
 
     def __init__(self, *, base_url: str, api_key: str, allow_local: bool) -> None:
-        super().__init__(check_address(base_url, service=self.service, hosts=HOSTS, allow_local=allow_local))
+        address = check_address(base_url, service=self.service, hosts=HOSTS, allow_local=allow_local)
+        super().__init__(address, allow_local=allow_local)
         self._headers = {"Authorization": f"App {api_key}", "Accept": "application/json"}
 
     def send_text(self, *, sender: str, to: str, text: str, message_uuid: UUID, notify_url: str) -> None:
@@ -55,7 +56,7 @@ class InfobipClient(ApiClient):
         }
         answer = self.request("POST", "/whatsapp/1/message/text", headers=self._headers, json=body)
         if answer.status != 200:
-            raise _error(answer)
+            raise error_of(answer)
         _refuse_if_rejected(answer)
 
 
@@ -75,8 +76,8 @@ def _refuse_if_rejected(answer: Answer) -> None:
         raise RequestRejected("Infobip", reason, status=200, code=str(status.get("name", ""))[:100])
 
 
-def _error(answer: Answer) -> ApiError:
-    """Read either of the two formats of errors.
+def error_of(answer: Answer) -> ApiError:
+    """Read an error in either of the two formats.
 
     The older one is ``requestError.serviceException``, the newer one ``errorCode`` and ``description``:
     https://www.infobip.com/docs/essentials/api-essentials/response-status-and-error-codes

@@ -66,7 +66,8 @@ class InteractionClient(ApiClient):
     service = "Salesforce"
 
     def __init__(self, *, scrt_url: str, org_id: str, tokens: TokenSource, allow_local: bool) -> None:
-        super().__init__(check_address(scrt_url, service=self.service, hosts=SCRT_HOSTS, allow_local=allow_local))
+        address = check_address(scrt_url, service=self.service, hosts=SCRT_HOSTS, allow_local=allow_local)
+        super().__init__(address, allow_local=allow_local)
         self.org_id, self.tokens = org_id[:15], tokens
 
     def send_text(

@@ -6,6 +6,7 @@ https://developer.salesforce.com/docs/platform/pub-sub-api
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,13 +30,17 @@ from connector.events import (
     parse_milliseconds,
     text_of,
 )
+from connector.http import AddressRefused
 from connector.salesforce import pubsub
-from connector.salesforce.auth import AccessToken
+from connector.salesforce.auth import SERVICE, AccessToken
 
 MOST_OUTSTANDING = 100  # events that one Subscribe call may have under way
 TOP_UP_AT = 20  # ask for more before none is left: at 0 the stream falls silent, and is closed after a minute
 SILENCE_SECONDS = 300.0  # a live stream says something at least every 270 s
 LONGEST_ID = 250
+# the global one and Germany's: https://developer.salesforce.com/docs/platform/pub-sub-api/guide/pub-sub-endpoints.html
+ENDPOINTS = re.compile(r"api(\.deu)?\.pubsub\.salesforce\.com:(443|7443)")
+LOCAL_ENDPOINTS = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+")
 SCHEMAS_KEPT = 10_000
 
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing from the published stubs
@@ -112,10 +117,16 @@ _schemas: dict[str, Any] = {}  # by schema id, which is a hash of the schema and
 
 
 def open_channel(endpoint: str, *, plaintext: bool) -> grpc.aio.Channel:
-    """Open a connection that many streams share; the credentials travel with each call."""
+    """Open a connection that many streams share; the credentials travel with each call.
+
+    :param plaintext: whether a stand-in on this machine may be spoken to, which is done without TLS
+    :raises AddressRefused: if the endpoint is none of Salesforce's
+    """
     options = [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000)]
-    if plaintext:
+    if plaintext and LOCAL_ENDPOINTS.fullmatch(endpoint):
         return grpc.aio.insecure_channel(endpoint, options=options)
+    if not ENDPOINTS.fullmatch(endpoint):
+        raise AddressRefused(SERVICE, f"{endpoint[:100]} is no endpoint of the Pub/Sub API")
     return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=options)
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from connector.events import Receipt
 from connector.infobip.client import InfobipClient
+from connector.infobip.setup import ProfileSettings, SetupClient
 from connector.salesforce.auth import AccessToken
 from connector.salesforce.interactions import Acknowledgement, Delivered, InteractionClient
 
@@ -25,6 +26,7 @@ END_USER, SENDER = "385991234567", "447700900123"
 MESSAGE = UUID("2d9c7f7e-6a0b-4a53-8c68-3fb0e1a8f901")
 TICK = UUID("9d3b1f6e-8f2a-4a7c-b5d4-7e6f5a4b3c08")
 AT = datetime(2026, 7, 29, 8, 0, tzinfo=UTC)
+ACCOUNT = "0c5e1f0a-6f7e-4b7c-9d53-1a2b3c4d5e6f"
 NOTIFY_URL = "https://connector.example.com/api/infobip/inbound/messages/5f1c"
 
 
@@ -52,6 +54,24 @@ def interaction_client(
 
 def infobip_client(base_url: str = INFOBIP, *, api_key: str = "key-acme", allow_local: bool = False) -> InfobipClient:
     return InfobipClient(base_url=base_url, api_key=api_key, allow_local=allow_local)
+
+
+def setup_client(
+    base_url: str = INFOBIP, *, api_key: str = "key-acme", pauses: list[float] | None = None, allow_local: bool = False
+) -> SetupClient:
+    """A client that notes how long it would have waited."""
+    noted = pauses if pauses is not None else []
+    return SetupClient(base_url=base_url, api_key=api_key, allow_local=allow_local, pause=noted.append)
+
+
+def subscribe(client: SetupClient, *, secret: str = "s3cret", url: str = NOTIFY_URL, channel: str = "WHATSAPP") -> None:
+    client.ensure_subscription(
+        channel=channel,
+        subscription_id=f"scc-{ACCOUNT}-{channel.lower()}",
+        name="Service Cloud Connector",
+        events=["INBOUND_MESSAGE", "DELIVERY"] if channel == "WHATSAPP" else ["CONVERSATION_MESSAGE_RECEIVED"],
+        profile=ProfileSettings(f"scc-{ACCOUNT}", f"scc-{ACCOUNT}", url, secret),
+    )
 
 
 def send_to_salesforce(client: InteractionClient | None = None, text: str = "Hello, where is my order 4711?") -> Delivered:

@@ -1,12 +1,15 @@
 """Platform events that are not as they should be, and the fields that a custom event may be given."""
 
+import asyncio
 import json
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from connector.events import Ignored, ReplyWritten, Text, UnexpectedPayload, Unsupported
-from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
+from connector.http import AddressRefused
+from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, open_channel, parse_event
 from tests.payloads import load, record
 
 TOPIC = Topic("/event/Infobip_Event__e", "00D5g00000ABcDE", "EventType__c", "Payload__c")
@@ -106,3 +109,58 @@ def test_content_is_text_or_named(place: str, value: Any, content: Text | Unsupp
 def test_an_event_may_not_tell_when_it_was_published(created: object) -> None:
     assert created_at(event({**record("text"), "CreatedDate": created})) is None
     assert created_at(event(None)) is None
+
+
+# where tokens may go
+
+
+def opened(endpoint: str, *, plaintext: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Open a channel and say whether it is one with TLS; nothing is sent by that."""
+    kinds: list[str] = []
+    for kind in ("secure", "insecure"):
+        monkeypatch.setattr(grpc.aio, f"{kind}_channel", lambda *_, kind=kind, **__: kinds.append(kind))
+    open_channel(endpoint, plaintext=plaintext)
+    (kind,) = kinds
+    return kind
+
+
+@pytest.mark.parametrize("plaintext", [False, True])
+@pytest.mark.parametrize("host", ["api.pubsub.salesforce.com", "api.deu.pubsub.salesforce.com"])
+@pytest.mark.parametrize("port", [443, 7443])
+def test_the_endpoints_of_salesforce_are_spoken_to_with_tls_always(
+    monkeypatch: pytest.MonkeyPatch, host: str, port: int, plaintext: bool
+) -> None:
+    assert opened(f"{host}:{port}", plaintext=plaintext, monkeypatch=monkeypatch) == "secure"
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:7443", "localhost:8000", "[::1]:1"])
+def test_a_stand_in_on_this_machine_is_spoken_to_only_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    assert opened(endpoint, plaintext=True, monkeypatch=monkeypatch) == "insecure"
+    with pytest.raises(AddressRefused, match="no endpoint of the Pub/Sub API"):
+        open_channel(endpoint, plaintext=False)
+
+
+@pytest.mark.parametrize("plaintext", [False, True])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *(
+            "",
+            "api.pubsub.salesforce.com",
+            "api.pubsub.salesforce.com:80",
+            "api.pubsub.salesforce.com:7443.evil.example:443",
+        ),
+        *("evil.example:7443", "api.pubsub.salesforce.com.evil.example:7443", "evil.pubsub.salesforce.com:7443"),
+        *("apixpubsub.salesforce.com:443", "api.fra.pubsub.salesforce.com:443", "10.0.0.1:7443", "169.254.169.254:443"),
+        *("dns://evil.example/api.pubsub.salesforce.com:7443", "unix:/tmp/socket", "https://api.pubsub.salesforce.com:443"),
+        *("api.pubsub.salesforce.com:7443\n", "localhost.evil.example:7443", "127.0.0.1.evil.example:1", "0.0.0.0:7443"),
+    ],
+)
+def test_no_token_goes_to_another_endpoint(endpoint: str, plaintext: bool) -> None:
+    async def scenario() -> None:
+        with pytest.raises(AddressRefused):
+            open_channel(endpoint, plaintext=plaintext)
+
+    asyncio.run(scenario())

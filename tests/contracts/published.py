@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import yaml
@@ -19,6 +21,18 @@ FOLDER = PROJECT / os.environ.get("CONTRACTS_DIR", "../shared/contracts")
 WHATSAPP = "infobip/whatsapp.json"
 MESSAGES_API = "infobip/messages-api.json"
 COMMON_ASSETS = "infobip/common-assets.json"
+SETUP = [
+    f"infobip/{name}.json"
+    for name in (
+        "account-management",
+        "numbers",
+        "resources",
+        "whatsapp",
+        "conversations",
+        "messages-api",
+        "subscriptions-api",
+    )
+]
 INTERACTIONS = "salesforce/inbound-interaction-api.yaml"
 EVENTS = "salesforce/outbound-custom-event-payload.yaml"
 
@@ -29,14 +43,49 @@ class Contract:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
 
-    def request(self, path: str) -> Any:
-        """Give the schema of what is posted to a path."""
-        return _schema_of(self.document["paths"][path]["post"]["requestBody"])
+    def request(self, path: str, *, method: str = "post") -> Any:
+        """Give the schema of what is sent to a path."""
+        return _schema_of(self.document["paths"][path][method]["requestBody"])
 
     def answer(self, path: str, status: int, *, method: str = "post") -> Any:
-        """Give the schema of the answer with a status, or of the answer that stands for all that are not named."""
+        """Give the schema of the answer with a status, or of the answer that stands for all that are not named.
+
+        It is None where an answer without a body is described.
+        """
         answers = {str(key): value for key, value in self.document["paths"][path][method]["responses"].items()}
-        return _schema_of(self.resolve(answers.get(str(status)) or answers["default"]))
+        found = self.resolve(answers.get(str(status)) or answers["default"])
+        return _schema_of(found) if "content" in found else None
+
+    def path_of(self, method: str, path: str) -> str | None:
+        """Give the described path that an address stands for, the plainest where several fit."""
+        fitting = [
+            template
+            for template, operations in self.document["paths"].items()
+            if method in operations and re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template)), path)
+        ]
+        return min(fitting, key=lambda template: template.count("{"), default=None)
+
+    def query_problems(self, path: str, method: str, url: str) -> list[str]:
+        """Say what of a query does not fit what is described of an operation."""
+        described = {each["name"]: each for each in self.document["paths"][path][method].get("parameters", [])}
+        given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+        required = {name for name, each in described.items() if each["in"] == "query" and each.get("required")}
+        found = [f"{name}: missing" for name in sorted(required - given.keys())]
+        for name, value in given.items():
+            if described.get(name, {}).get("in") != "query":
+                found.append(f"{name}: declared nowhere")
+                continue
+            schema = self.resolve(described[name]["schema"])
+            read: Any = int(value) if schema["type"] == "integer" else value
+            found += [
+                f"{name}: {each}" for each in self.problems(schema, read.split(",") if schema["type"] == "array" else read)
+            ]
+        return found
+
+    def named(self, ending: str) -> Any:
+        """Give the schema whose name ends so, behind the hash that some of them carry."""
+        (name,) = [name for name in self.document["components"]["schemas"] if name.rsplit(".", 1)[-1] == ending]
+        return self.schema(name)
 
     def webhook(self, operation: str) -> Any:
         """Give the schema of what is posted to us."""
@@ -96,7 +145,9 @@ def _read(path: Path) -> Contract:
 
 def _schema_of(message: Any) -> Any:
     ((_, content),) = [
-        (kind, each) for kind, each in message["content"].items() if kind in ("application/json", "multipart/form-data")
+        (kind, each)
+        for kind, each in message["content"].items()
+        if kind in ("application/json", "multipart/form-data", "*/*")
     ]
     return content["schema"]
 
