@@ -8,11 +8,11 @@ CHROMIUMS := chromium chromium-browser google-chrome
 
 .PHONY: demo test check audit faults bench
 
-demo: $(VENV)/installed  ## the whole system on this machine; CHECK=1: a script talks through it
-	@$(BIN)/python -m sandbox.stack demo $(if $(CHECK),--check)
+demo: $(VENV)/installed  ## the whole system on this machine; EMPTY=1: set up nothing; CHECK=1: a script talks through it
+	@$(BIN)/python -m sandbox.stack demo $(if $(CHECK),--check) $(if $(EMPTY),--empty)
 
-test: $(VENV)/installed $(VENV)/browser  ## every test; ARGS="…" go to pytest
-	@$(RUN) python -m pytest $(ARGS)
+test: $(VENV)/installed $(VENV)/browser  ## every test, three files at a time; ARGS="…" go to pytest
+	@$(RUN) python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: $(VENV)/installed  ## style, types, layers, migrations, system checks
 	$(BIN)/ruff check .

@@ -49,6 +49,9 @@ class Console:
         )
         payload = {"entryType": "Message", "id": entry, "abstractMessage": message, "messageReason": None}
         self.publish(conversation, entry, payload, REP, REP_NAME)
+        if not conversation.channel.publishes:
+            self.world.wire.trouble(row, "the platform's permission set sfdc_scrt2 may not publish the event")
+            return entry
         self.world.wire.mark(row, "published")
         if not self.pubsub.is_heard(conversation.channel.topic):
             self.world.wire.trouble(row, "nobody is subscribed to the event stream")
@@ -75,6 +78,9 @@ class Console:
             "recipient": {"appType": "custom", "subject": conversation.user, "role": "EndUser"},
             "payload": wrapped,
         }
+        if not conversation.channel.publishes:  # its own permission set lacks the event: nothing comes, and nothing says so
+            self.world.journal.write("pubsub", "event_lost", org=conversation.org.id, id=entry, text=payload["entryType"])
+            return
         self.world.journal.write(
             "pubsub",
             "event_published",

@@ -14,7 +14,9 @@ from aiohttp import web
 from sandbox.answers import LARGEST_BODY, answer
 from sandbox.console import Console, text_message
 from sandbox.infobip import Infobip
+from sandbox.infobip_portal import InfobipPortal
 from sandbox.pubsub import PubSub
+from sandbox.setup_control import SetupControl
 from sandbox.world import SHOWN_SESSIONS, Account, Org, World
 
 STATIC = Path(__file__).parent / "static"
@@ -70,6 +72,7 @@ class Control:
         self.world, self.pubsub, self.infobip, self.console = world, pubsub, infobip, console
         self.run_folder = run_folder
         self.processes: list[dict[str, Any]] = []
+        self.frame_url = ""  # of the connector's page in the console
 
     def application(self) -> web.Application:
         """Return the web application."""
@@ -98,6 +101,8 @@ class Control:
         post("/control/clock", self.turn_clock)
         post("/control/reports", self.set_reports)
         post("/control/processes/kill", self.kill_process)
+        InfobipPortal(self.world).add_routes(app)
+        SetupControl(self.world).add_routes(app.router)
         if STATIC.is_dir():
             app.router.add_static("/static/", STATIC)
         return app
@@ -131,6 +136,7 @@ class Control:
             "faults": self.world.faults.describe(),
             "processes": self.processes,
             "adminUrl": self.admin_url(),
+            "setupUrl": self.frame_url,
         }
 
     def admin_url(self) -> str | None:
@@ -173,9 +179,13 @@ class Control:
         """Add or replace an org."""
         body = await read(request)
         try:
-            org = self.world.add_org(body["document"], body.get("webhooks") or {}, body.get("title"))
+            org = self.world.add_org(
+                body["document"], body.get("webhooks") or {}, body.get("title"), empty=body.get("empty") is True
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise Wrong(400, f"The document cannot be used: {type(exc).__name__} {exc}") from exc
+        if isinstance(body.get("frame"), str):
+            self.frame_url = body["frame"]
         self.world.live.changed("state", 0, self.state)
         return answer(200, {"orgId": org.id})
 

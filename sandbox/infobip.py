@@ -1,7 +1,7 @@
 """Infobip as the connector sees it: sends, reports and signed webhooks: https://www.infobip.com/docs/api/channels/whatsapp"""
 
 import asyncio
-import hashlib
+import functools
 import hmac
 import json
 import time
@@ -14,11 +14,14 @@ import aiohttp
 from aiohttp import web
 
 from sandbox.answers import LARGEST_BODY, answer, finish, hang
+from sandbox.infobip_account import Target
+from sandbox.infobip_setup import ERRORS, InfobipSetup, caller, check_text, refuse
 from sandbox.journal import now_ms
 from sandbox.wire import Row
 from sandbox.world import Account, Phone, PhoneMessage, World
 
 WEBHOOK_TIMEOUT = 10.0  # seconds
+SENDING = {"message:send", "whatsapp:message:send", "whatsapp:manage"}  # scopes, of which one is enough
 MOST_RETRIES = 24  # their waits add up to three days
 WINDOW = 24 * 3600 * 1000  # milliseconds
 ENROUTE = {
@@ -65,13 +68,6 @@ NO_SESSION = {
     "description": "No session",
     "permanent": True,
 }
-ERRORS = {
-    400: ("BAD_REQUEST", "Bad request"),
-    401: ("UNAUTHORIZED", "Invalid login details"),
-    403: ("FORBIDDEN", "Forbidden"),
-    404: ("NOT_FOUND", "Requested URL not found"),
-    429: ("TOO_MANY_REQUESTS", "Too many requests"),
-}
 
 
 def instant(at: float) -> str:
@@ -79,34 +75,24 @@ def instant(at: float) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
 
 
-def refuse(status: int, violations: dict[str, list[str]] | None = None) -> web.Response:
-    """Return an error in the form that the WhatsApp API uses."""
-    message_id, text = ERRORS.get(status, ("GENERAL_ERROR", "Something went wrong. Please contact support."))
-    exception: dict[str, Any] = {"messageId": message_id, "text": text}
-    if violations:
-        exception["validationErrors"] = violations
-    headers = {"Retry-After": "1"} if status == 429 else None
-    return answer(status, {"requestError": {"serviceException": exception}}, headers)
-
-
-def sign(secret: str, body: bytes) -> str:
+def sign(secret: str, body: bytes, digest: str = "sha256") -> str:
     """Return the signature header's value over exactly the bytes that are sent."""
-    return "SHA256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return f"{digest.upper()}={hmac.new(secret.encode(), body, digest).hexdigest()}"
+
+
+def signature_of(target: Target, body: bytes, quality: str) -> dict[str, str]:
+    """Return the header that proves who is posting, as the address's settings and a test will have it."""
+    if quality == "none" or target.security is None or target.security.type != "HMAC":
+        return {}
+    secret, algorithm = target.security.credentials["secretKey"], target.security.credentials["algorithm"]
+    digest = algorithm.removeprefix("HMAC_").replace("_", "").lower()
+    return {"X-Hub-Signature": sign(secret if quality == "good" else secret + "?", body, digest)}
 
 
 def find_violations(body: dict[str, Any], senders: set[str]) -> dict[str, list[str]]:
     """Check a text message against the published limits; fields that are not published are let pass."""
     found: dict[str, list[str]] = {}
-
-    def check_length(path: str, value: Any, least: int, most: int, *, required: bool = False) -> None:
-        if value is None:
-            if required:
-                found[path] = ["must not be null"]
-        elif not isinstance(value, str):
-            found[path] = ["must be a string"]
-        elif not least <= len(value) <= most:
-            found[path] = [f"size must be between {least} and {most}"]
-
+    check_length = functools.partial(check_text, found)
     content = body.get("content")
     check_length("from", body.get("from"), 1, 24, required=True)
     check_length("to", body.get("to"), 1, 150, required=True)
@@ -155,6 +141,7 @@ class Infobip:
         """Return the web application."""
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_post("/whatsapp/1/message/text", self.send_text)
+        InfobipSetup(self.world).add_routes(app)
         app.router.add_route("*", "/{path:.*}", self.unknown)
         return app
 
@@ -180,20 +167,15 @@ class Infobip:
 
     # sends
 
-    def account(self, request: web.Request) -> Account | None:
-        """Return whose API key a call carries."""
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        return self.world.by_api_key.get(key) if scheme == "App" else None
-
     async def unknown(self, request: web.Request) -> web.StreamResponse:
         """Answer anything else."""
-        return refuse(404 if self.account(request) else 401)
+        return refuse(404 if caller(self.world, request) else 401)
 
     async def send_text(self, request: web.Request) -> web.StreamResponse:
         """Send a text: https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-outbound-messages/send-whatsapp-text-message"""
         arrived = now_ms()
         raw = await request.read()
-        account = self.account(request)
+        account = caller(self.world, request)
         org_id = account.org.id if account else None
         await self.world.faults.wait("send", org_id)
         fault = self.world.faults.take("send", org_id) if self.world.faults.active else None
@@ -210,6 +192,8 @@ class Infobip:
             return refuse(fault.status)
         if account is None:
             return self.refuse_send(account, body, arrived, 401, None)
+        if not account.setup.scopes & SENDING:
+            return self.refuse_send(account, body, arrived, 403, None)
         if "application/json" not in request.headers.get("Accept", ""):
             # several products would answer in XML
             return self.refuse_send(account, body, arrived, 400, {"Accept": ["must be application/json"]})
@@ -293,7 +277,7 @@ class Infobip:
             False,
             text,
             now_ms(),
-            notify_url=body.get("notifyUrl") or account.webhook,
+            notify_url=body.get("notifyUrl") or "",
             callback_data=body.get("callbackData"),
         )
         reachable = phone.written_at is not None and now_ms() - phone.written_at < WINDOW
@@ -315,10 +299,8 @@ class Infobip:
         status, error = (DELIVERED, NO_ERROR) if reachable else (UNDELIVERED, NO_SESSION)
         self.world.wire.mark(row, "delivery_reported")
         report = self.delivery_report(phone, message, status, error)
-        first = await self.post(
-            account, message.notify_url, report, "report", id=message_id, text=str(status["groupName"]), user=phone.user
-        )
-        if first == 200:
+        name = str(status["groupName"])
+        if await self.report(account, message, "DELIVERY", report, text=name, user=phone.user) == 200:
             self.world.wire.mark(row, "delivery_report_answered")
         if reachable:
             message.state = "delivered"
@@ -334,12 +316,7 @@ class Infobip:
         row = self.world.wire.find(message.id)
         self.world.wire.mark(row, "seen_reported")
         report = self.seen_report(phone, message)
-        if (
-            await self.post(
-                phone.account, message.notify_url, report, "report", id=message.id, text="SEEN", user=phone.user
-            )
-            == 200
-        ):
+        if await self.report(phone.account, message, "SEEN", report, text="SEEN", user=phone.user) == 200:
             self.world.wire.mark(row, "seen_report_answered")
 
     def open_chat(self, phones: list[Phone]) -> None:
@@ -423,11 +400,13 @@ class Infobip:
         else:
             result = inbound_whatsapp(phone, message, message_id)
         body = json.dumps({"results": [result], "messageCount": 1, "pendingMessageCount": 0}, ensure_ascii=False).encode()
+        targets = account.setup.targets_of(phone.sender, text)
+        if not targets:
+            self.world.wire.trouble(row, "Infobip posts it nowhere: no subscription, or another forwarding", over=True)
         answers = await asyncio.gather(
             *(
-                self.try_first(
-                    account, account.webhook, body, "webhook", signature, row, id=message_id, text=text, user=phone.user
-                )
+                self.try_first(account, target, body, "webhook", signature, row, id=message_id, text=text, user=phone.user)
+                for target in targets
                 for _ in range(copies)
             )
         )
@@ -457,24 +436,28 @@ class Infobip:
                     text=shown.text,
                 )
         tries = (
-            self.try_first(account, account.webhook, body, "webhook", "good", None, text=f"{len(results)} results")
+            self.try_first(account, target, body, "webhook", "good", None, text=f"{len(results)} results")
+            for target in account.setup.subscribed("INBOUND_MESSAGE")
             for _ in range(copies)
         )
         return list(await asyncio.gather(*tries))
 
-    async def post(self, account: Account, url: str, report: dict[str, Any], kind: str, **about: Any) -> int:
-        """Post a report; return the status of the first try, 0 if there was none."""
+    async def report(
+        self, account: Account, message: PhoneMessage, event: str, report: dict[str, Any], **about: Any
+    ) -> int:
+        """Post a report to the message's own address, else to who subscribed; return the first try's status or 0."""
+        setup, url = account.setup, message.notify_url
+        targets = [setup.report_target(url, account.secret)] if url else setup.subscribed(event)
         body = json.dumps(report, ensure_ascii=False).encode()
-        return int((await self.try_first(account, url, body, kind, "good", None, **about))["status"])
+        tries = (self.try_first(account, each, body, "report", "good", None, id=message.id, **about) for each in targets)
+        return max([int(each["status"]) for each in await asyncio.gather(*tries)], default=0)
 
     async def try_first(
-        self, account: Account, url: str, body: bytes, kind: str, signature: str, row: Row | None, **about: Any
+        self, account: Account, target: Target, body: bytes, kind: str, signature: str, row: Row | None, **about: Any
     ) -> dict[str, Any]:
         """Post a webhook; if it is not taken, try again later in the background."""
-        faults, org_id = self.world.faults, account.org.id
-        headers = {"Content-Type": "application/json"}
-        if signature != "none":
-            headers["X-Hub-Signature"] = sign(account.secret if signature == "good" else account.secret + "?", body)
+        faults, org_id, url = self.world.faults, account.org.id, target.url
+        headers = {"Content-Type": "application/json", **signature_of(target, body, signature)}
         first = await self.try_once(account, url, body, headers, kind, 1, row, about)
         if signature == "good":
             if not first["taken"]:

@@ -12,7 +12,7 @@ import grpc.aio
 from connector.salesforce import pubsub
 from sandbox.journal import now_ms
 from sandbox.topics import PlatformEvent, Topic
-from sandbox.world import Org, World
+from sandbox.world import Org, Token, World
 
 MOST_OUTSTANDING = 100
 MOST_BYTES = 3_000_000  # of one FetchResponse
@@ -107,25 +107,26 @@ class PubSub:
         await context.abort(status, f"{words}. rpcId: {rpc_id}", tuple(trailers))
         raise AssertionError("abort() raises")
 
-    async def authenticate(self, context: Any) -> Org:
-        """Check the three headers of every call and return whose they are."""
+    async def authenticate(self, context: Any) -> Token:
+        """Check the three headers of every call and return the token."""
         metadata = dict(context.invocation_metadata() or ())
         missing = [name for name in ("accesstoken", "instanceurl", "tenantid") if not metadata.get(name)]
         if missing:
             words = f"Missing headers: {', '.join(missing)}"
             await self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, words, "service.auth.headers.invalid")
-        org = self.world.by_token.get(metadata["accesstoken"])
-        if org is None:
+        token = self.world.by_token.get(metadata["accesstoken"])
+        if token is None or not token.scopes & {"api", "full"}:
             await self.refuse(
                 context, grpc.StatusCode.UNAUTHENTICATED, "Authentication exception occurred", "service.auth.error"
             )
+        org = token.org
         if metadata["tenantid"] not in (org.id, org.short_id):
             words = "Tenant core/prod/undefined is not the token's"
             await self.refuse(context, grpc.StatusCode.PERMISSION_DENIED, words, "service.auth.headers.invalid", org)
         if metadata["instanceurl"].rstrip("/") != org.base_url:
             words = "instanceurl is not the org's"
             await self.refuse(context, grpc.StatusCode.UNAUTHENTICATED, words, "service.auth.error", org)
-        return org
+        return token
 
     async def topic(self, context: Any, org: Org, name: str) -> Topic:
         """Return a topic of the org."""
@@ -140,20 +141,21 @@ class PubSub:
 
     async def get_topic(self, request: Any, context: Any) -> Any:
         """Describe a topic."""
-        org = await self.authenticate(context)
+        token = await self.authenticate(context)
+        org = token.org
         topic = await self.topic(context, org, request.topic_name)
         return pubsub.TopicInfo(
             topic_name=topic.name,
             tenant_guid=f"core/prod/{org.id}",
-            can_publish=True,
-            can_subscribe=True,
+            can_publish=org.setup.may(token.user_id, "create", topic.event),
+            can_subscribe=org.setup.may(token.user_id, "read", topic.event),
             schema_id=topic.schema_id,
             rpc_id=str(uuid.uuid4()),
         )
 
     async def get_schema(self, request: Any, context: Any) -> Any:
         """Return an Avro schema."""
-        org = await self.authenticate(context)
+        org = (await self.authenticate(context)).org
         for topic in org.topics.values():
             if topic.schema_id == request.schema_id:
                 return pubsub.SchemaInfo(schema_json=topic.schema_json, schema_id=topic.schema_id, rpc_id=str(uuid.uuid4()))
@@ -161,11 +163,18 @@ class PubSub:
 
     async def subscribe(self, requests: AsyncIterator[Any], context: Any) -> None:
         """Send events as they are asked for, until one side ends."""
-        org = await self.authenticate(context)
+        token = await self.authenticate(context)
+        org = token.org
         first = await anext(requests, None)
         if first is None:
             return
         topic = await self.topic(context, org, first.topic_name)
+        if not org.setup.may(token.user_id, "read", topic.event):
+            code = "subscription.topic.cannot.subscribe"
+            await self.refuse(context, grpc.StatusCode.PERMISSION_DENIED, f"No Read on {topic.event}", code, org)
+        if org.setup.limits["DailyDeliveredPlatformEvents"]["Remaining"] <= 0:
+            code = "subscription.limit.exceeded"
+            await self.refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "The allocation is used up", code, org)
         fault = self.world.faults.take("stream", org.id, "status", "timeout_before", "timeout_after")
         if fault and fault.what == "status":
             refusals = {

@@ -1,26 +1,27 @@
-"""Salesforce as the connector sees it: the token endpoint and the Interaction Service.
+"""Salesforce as the connector sees it: the token endpoint, the Interaction Service, and what set-up calls and opens.
 
 The published contract is https://github.com/salesforce-misc/interaction-service-apis; where it leaves something open,
 the stricter reading is taken. Status codes of refusals are not published: a client must go by the code in the body.
 """
 
 import json
-import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeGuard
+from typing import Any
 from uuid import UUID
 
-import jwt
 from aiohttp import web
 
 from sandbox.answers import LARGEST_BODY, answer, finish, hang
 from sandbox.journal import now_ms
+from sandbox.metadata import Metadata
+from sandbox.multipart import Part, read_multipart
+from sandbox.oauth import Grant, OAuth, OAuthRefused, is_number
+from sandbox.oidc import OpenId
+from sandbox.rest import Rest
+from sandbox.setup_pages import SetupPages
 from sandbox.world import TICKS, Channel, Conversation, Org, World
 
-JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-LOGIN_HOSTS = {"https://login.salesforce.com", "https://test.salesforce.com"}
-LONGEST_ASSERTION = 310  # seconds: clients use 3 to 5 minutes, and clocks differ a little
 LONGEST_ADDRESS = 240
 LARGEST_FILE = 25 * 1024 * 1024
 END_USER_MESSAGES = {"StaticContentMessage", "ChoicesResponseMessage", "FormResponseMessage"}
@@ -69,44 +70,6 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
-class Part:
-    """One part of a multipart body."""
-
-    def __init__(self, head: bytes, body: bytes) -> None:
-        headers = dict(line.split(":", 1) for line in head.decode("utf-8", "replace").split("\r\n") if ":" in line)
-        self.headers = {name.strip().lower(): value.strip() for name, value in headers.items()}
-        self.body = body
-        disposition = self.headers.get("content-disposition", "")
-        self.name = _parameter(disposition, "name") if disposition.startswith("form-data") else None
-        self.file_name = _parameter(disposition, "filename")
-        self.content_type = self.headers.get("content-type", "").split(";")[0].strip().lower()
-
-
-def _parameter(header: str, name: str) -> str | None:
-    found = re.search(rf';\s*{name}="([^"]*)"', header) or re.search(rf";\s*{name}=([^;\s]+)", header)
-    return found[1] if found else None
-
-
-def read_multipart(content_type: str, body: bytes) -> list[Part]:
-    """Split a multipart body: https://www.rfc-editor.org/rfc/rfc7578
-
-    :raises ValueError: if it is none
-    """
-    if not content_type.lower().startswith("multipart/form-data"):
-        raise ValueError("Content type is not multipart/form-data")
-    boundary = _parameter(content_type, "boundary")
-    pieces = (b"\r\n" + body).split(b"\r\n--" + (boundary or "").encode())
-    if not boundary or len(pieces) < 3 or pieces[-1].strip() != b"--":
-        raise ValueError("The body does not fit the boundary")
-    parts = []
-    for piece in pieces[1:-1]:
-        head, separator, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        if not separator:
-            raise ValueError("A part has no headers")
-        parts.append(Part(head, content))
-    return parts
-
-
 def is_uuid(value: Any) -> bool:
     """Tell whether a value is a UUID in its usual spelling."""
     try:
@@ -115,16 +78,16 @@ def is_uuid(value: Any) -> bool:
         return False
 
 
-def is_number(value: Any) -> TypeGuard[int]:
-    """Tell whether a value is a JSON integer."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 class Salesforce:
-    """The two HTTP APIs on one port, for all orgs."""
+    """All of it on one port, for all orgs."""
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.oauth = OAuth(world)
+        self.open_id = OpenId(world, self.oauth)
+        self.rest = Rest(world)
+        self.metadata = Metadata(world, self.rest)
+        self.pages = SetupPages(world)
 
     def application(self) -> web.Application:
         """Return the web application."""
@@ -132,15 +95,24 @@ class Salesforce:
         app.router.add_post("/services/oauth2/token", self.token)
         app.router.add_post("/api/v1/interactions", self.service("interactions", self.take_interaction, 202))
         app.router.add_post("/api/v1/acknowledgement", self.service("acknowledgement", self.take_acknowledgements, 200))
+        for part in (self.open_id, self.rest, self.metadata, self.pages):
+            part.add_routes(app.router)
         return app
 
-    # OAuth 2.0 JWT bearer flow: https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_jwt_flow.htm
+    # OAuth 2.0
 
     async def token(self, request: web.Request) -> web.StreamResponse:
-        """Exchange a signed assertion for an access token."""
+        """Exchange a signed assertion, or the code of a sign-in, for an access token."""
         arrived = now_ms()
         form: Any = await request.post() if request.content_type == "application/x-www-form-urlencoded" else {}
-        org, error, description = self.check_assertion(form)
+        grant: Grant | None = None
+        error: str | None = None
+        description = ""
+        try:
+            grant = self.oauth.check(form)
+            org: Org | None = grant.org
+        except OAuthRefused as refusal:
+            org, error, description = refusal.org, refusal.error, str(refusal)
         org_id = org.id if org else None
         await self.world.faults.wait("login", org_id)
         fault = self.world.faults.take("login", org_id)
@@ -161,50 +133,9 @@ class Salesforce:
         )
         if fault and fault.what == "timeout_before":
             await hang()
-        if error or org is None:
+        if error or grant is None:
             return answer(status, {"error": error, "error_description": description})
-        body = {
-            "access_token": self.world.issue_token(org),
-            "scope": "api interaction_api",
-            "instance_url": org.base_url,
-            "id": f"https://login.salesforce.com/id/{org.id}/{org.user_id}",
-            "token_type": "Bearer",
-        }
-        return await finish(request, answer(200, body), fault)
-
-    def check_assertion(self, form: Any) -> tuple[Org | None, str | None, str]:
-        """Return whose assertion it is, and the error and its description if there is one."""
-        if form.get("grant_type") != JWT_BEARER:
-            return None, "unsupported_grant_type", "grant type not supported"
-        assertion = form.get("assertion")
-        if not isinstance(assertion, str) or not assertion:
-            return None, "invalid_request", "missing required parameters: assertion"
-        try:
-            header = jwt.get_unverified_header(assertion)
-            claims = jwt.decode(assertion, options={"verify_signature": False})
-        except jwt.InvalidTokenError:
-            return None, "invalid_grant", "invalid assertion"
-        if header.get("alg") != "RS256":
-            return None, "invalid_grant", "invalid assertion: only RS256 is supported"
-        username = claims.get("prn", claims.get("sub"))
-        known = [org for org in self.world.orgs.values() if org.consumer_key == claims.get("iss")]
-        if not known:
-            return None, "invalid_client_id", "client identifier invalid"
-        org = next((org for org in known if org.username == username), None)
-        try:
-            jwt.PyJWS().decode(assertion, (org or known[0]).public_key, algorithms=["RS256"])
-        except jwt.InvalidTokenError:
-            return org, "invalid_client", "invalid client credentials"
-        if org is None:
-            return None, "invalid_grant", "user hasn't approved this consumer"
-        if claims.get("aud") not in LOGIN_HOSTS | {org.base_url}:
-            return org, "invalid_grant", "audience is invalid"
-        expires, now = claims.get("exp"), time.time()
-        if not is_number(expires) or expires <= now:
-            return org, "invalid_grant", "expired authorization code: the assertion has no valid exp"
-        if expires > now + LONGEST_ASSERTION:
-            return org, "invalid_grant", "invalid assertion: exp is too far ahead"
-        return org, None, ""
+        return await finish(request, answer(200, self.oauth.token(grant)), fault)
 
     # Interaction Service
 
@@ -217,7 +148,8 @@ class Salesforce:
         async def handle(request: web.Request) -> web.StreamResponse:
             arrived = now_ms()
             raw = await request.read()
-            org = self.world.by_token.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
+            token = self.world.by_token.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
+            org = token.org if token and token.scopes & {"interaction_api", "full"} else None
             org_id = org.id if org else None
             await faults.wait(name, org_id)
             fault = faults.take(name, org_id) if faults.active else None
@@ -269,7 +201,7 @@ class Salesforce:
         context = headers.get("AuthorizationContext")
         if not context:
             raise Refused(400, 10016, "Enter a valid header.")
-        if all(channel.context != context for channel in org.channels.values()):
+        if context not in org.contexts:
             raise Refused(403, 10005, "The authorization context is not valid for this app.")
         return org
 
@@ -332,6 +264,8 @@ class Salesforce:
             raise Refused(400, 10017, "The channelAddressIdentifier provided does not exist.")
         if channel.context != request.headers["AuthorizationContext"]:
             raise Refused(400, 10001, "The authorization context is not valid for this channel address.")
+        if not channel.active:
+            raise Refused(400, 10031, "The channel address is not active.")
         return channel, user
 
     def show(

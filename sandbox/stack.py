@@ -436,8 +436,12 @@ class Stack:
         self.control("POST", "/control/orgs", {**org, "webhooks": {}})
         result: dict[str, Any] = json.loads(self.manage("provision", "-", input=json.dumps(document)))
         webhooks = {account["name"]: account["webhook"] for account in result["infobipAccounts"]}
-        self.control("POST", "/control/orgs", {**org, "webhooks": webhooks})
+        self.control("POST", "/control/orgs", {**org, "webhooks": webhooks, "frame": result["org"]["setup"]})
         return result
+
+    def open_empty_org(self, document: dict[str, Any]) -> None:
+        """Make a fresh org known to the sandbox alone: its administrator is to connect it, in the frame of the console."""
+        self.control("POST", "/control/orgs", {"document": document, "empty": True, "frame": f"{self.web_url}/"})
 
     def control(self, method: str, path: str, body: object = None) -> Any:
         """Call the sandbox's control API.
@@ -494,6 +498,22 @@ def example_documents(salesforce_port: int, infobip_port: int, orgs: int = 1) ->
     ]
 
 
+def empty_document(salesforce_port: int, infobip_port: int) -> dict[str, Any]:
+    """Describe a company that has an org and an Infobip account, and nothing of ours in them."""
+    salesforce = f"http://{HOST}:{salesforce_port}"
+    return {
+        "org": {"name": "Acme", "orgId": "00D5g0000000001EAA", "baseUrl": salesforce, "scrtUrl": salesforce},
+        "infobipAccounts": [
+            {
+                "name": "main",
+                "baseUrl": f"http://{HOST}:{infobip_port}",
+                "apiKey": secrets.token_urlsafe(24),
+                "numbers": ["447700900123", "447700900124"],
+            }
+        ],
+    }
+
+
 def _example_document(number: int, name: str, salesforce_port: int, infobip_port: int) -> dict[str, Any]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -546,7 +566,7 @@ class _Steps:
         self.began = now
 
 
-def demo(*, check: bool) -> int:
+def demo(*, check: bool, empty: bool = False) -> int:
     """Run the whole system until Ctrl-C, or until a script has talked through it."""
     page_port = int(os.environ.get("DEMO_PORT") or free_port())
     with socket.socket() as probe:
@@ -565,13 +585,24 @@ def demo(*, check: bool) -> int:
         stack.start()
         stack.wait_ready()
         steps.done("web, worker, subscriber, beat, and the sandbox")
-        (document,) = example_documents(stack.salesforce_port, stack.infobip_port)
-        stack.provision(document)
-        steps.done("the demo org Acme")
+        if empty:
+            document = empty_document(stack.salesforce_port, stack.infobip_port)
+            stack.open_empty_org(document)
+            steps.done("Acme's fresh org, to be set up in the console")
+            print(
+                f"\n  My Domain                   {document['org']['baseUrl']}"
+                f"\n  Infobip base URL            {document['infobipAccounts'][0]['baseUrl']}"
+                f"\n  Infobip API key             {document['infobipAccounts'][0]['apiKey']}"
+            )
+        else:
+            (document,) = example_documents(stack.salesforce_port, stack.infobip_port)
+            stack.provision(document)
+            steps.done("the demo org Acme")
         if check:
             return Check(stack, document).run()
         print(
-            f"\n  Phone and service console   {stack.page_url}/"
+            # by another name than the connector's, so that the frame is of another site, as it is in Lightning
+            f"\n  Phone and service console   {stack.page_url.replace(HOST, 'localhost')}/"
             f"\n  Admin (demo / {password})   {stack.web_url}/admin/"
             f"\n  Logs                        {stack.folder}\n\n  Ctrl-C ends it.",
             flush=True,
@@ -661,7 +692,10 @@ def main() -> int:
         threading.Thread(target=_end_with_make, args=[os.getppid()], daemon=True).start()
     parser = argparse.ArgumentParser(prog="python -m sandbox.stack", description="Start the system or its services.")
     commands = parser.add_subparsers(dest="what", required=True)
-    commands.add_parser("demo", help="the whole system").add_argument("--check", action="store_true")
+    whole = commands.add_parser("demo", help="the whole system")
+    way = whole.add_mutually_exclusive_group()
+    way.add_argument("--check", action="store_true", help="talk through it and end")
+    way.add_argument("--empty", action="store_true", help="with an org in which nothing is set up")
     commands.add_parser("run", help="PostgreSQL and Valkey for a command").add_argument("command", nargs="+")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -669,7 +703,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background command begins with it ignored
     try:
         if options.what == "demo":
-            return demo(check=options.check)
+            return demo(check=options.check, empty=options.empty)
         with Stack(sandbox=False, processes=()) as stack:
             return stack.run(options.command)
     except StackError as exc:

@@ -33,6 +33,7 @@ class Topic:
     """A platform event of one org: its Avro schema and what was published."""
 
     def __init__(self, org_id: str, event: str, type_field: str, payload_field: str) -> None:
+        self.event = event
         self.name = f"/event/{event}"
         self.org_id = org_id
         self.fields = (type_field, payload_field)

@@ -5,15 +5,18 @@ import itertools
 import secrets
 import uuid
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+from sandbox import setup_org
 from sandbox.faults import Faults
+from sandbox.ids import record_id as record_id
+from sandbox.ids import with_checksum as with_checksum
+from sandbox.infobip_account import Setup
 from sandbox.journal import Journal, now_ms
 from sandbox.live import Live
+from sandbox.records import ConversationChannelDefinition, EntityDefinition, MessagingChannel
 from sandbox.topics import Topic
 from sandbox.wire import Wire
 
@@ -21,33 +24,18 @@ REP_NAME = "Marko Babic"
 SHOWN_MESSAGES = 100  # of one conversation or chat
 SHOWN_SESSIONS = 300
 TICKS = {"Delivered": "delivered", "Read": "read"}
-_CHECKSUM = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
-_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-def with_checksum(short: str) -> str:
-    """Turn a record id of 15 characters into one of 18: the case of each group of five becomes one more character."""
-    groups = (short[i : i + 5] for i in (0, 5, 10))
-    return short + "".join(_CHECKSUM[sum(char.isupper() << k for k, char in enumerate(group))] for group in groups)
-
-
-def record_id(prefix: str, number: int) -> str:
-    """Return a valid record id of 18 characters."""
-    digits = ""
-    while number:
-        number, digit = divmod(number, 62)
-        digits = _DIGITS[digit] + digits
-    return with_checksum(prefix + "5g" + digits.rjust(10, "0"))
 
 
 @dataclass
 class Channel:
-    """A messaging channel of an org."""
+    """A messaging channel of an org, as its set-up has it."""
 
     address: str
     context: str  # DeveloperName of the ConversationChannelDefinition
     topic: Topic
     senders: list[str]
+    active: bool = True
+    publishes: bool = True  # the platform may publish what reps write
 
 
 @dataclass(eq=False)
@@ -60,6 +48,7 @@ class Account:
     webhook: str
     senders: set[str]
     org: "Org"
+    setup: Setup = field(default_factory=Setup)
 
 
 @dataclass(eq=False)
@@ -171,44 +160,76 @@ class Org:
         self.entries: dict[str, ConsoleMessage] = {}  # of reps
         self.arrived: set[str] = set()  # ids of end users' entries
         self.topics: dict[str, Topic] = {}
+        self.accounts: dict[str, Account] = {}
+        self.channels: dict[str, Channel] = {}
+        self.contexts: set[str] = set()
+        self.setup: setup_org.Setup
+        self._born_of: Any = None
 
-    def configure(self, document: dict[str, Any], webhooks: dict[str, str], title: str | None) -> None:
-        """Take over a provision document; what was said so far stays.
+    def configure(self, document: dict[str, Any], webhooks: dict[str, str], title: str | None, *, empty: bool) -> None:
+        """Take over a provision document; what was said so far stays, and the set-up too unless the document changed.
 
+        :param empty: the org is fresh, and the document tells its name, its hosts and the numbers of its accounts
         :raises KeyError: if the document lacks something
         :raises ValueError: if something in it cannot be read
         """
-        org = document["org"]
-        private_key = load_pem_private_key(org["privateKey"].encode(), password=None)
-        if not isinstance(private_key, rsa.RSAPrivateKey):
-            raise ValueError("privateKey is not an RSA key")
-        self.public_key = private_key.public_key()
+        org, channels = document["org"], [] if empty else document.get("channels", [])
+        born_of = (empty or (org, channels, sorted(webhooks.values())), org["name"])
+        if born_of != self._born_of:
+            self.setup = (
+                setup_org.empty(self.id, org["name"], REP_NAME)
+                if empty
+                else setup_org.connected(document, list(webhooks.values()), REP_NAME)
+            )
+            self._born_of = born_of
         self.title: str = title or org["name"]
         self.base_url: str = org["baseUrl"].rstrip("/")
-        self.consumer_key: str = org["consumerKey"]
-        self.username: str = org["username"]
-        self.user_id = with_checksum("0055g00000IntUs")
+        known = self.accounts
         self.accounts = {
             item["name"]: Account(
-                item["name"], item["apiKey"], item["webhookSecret"], webhooks.get(item["name"], ""), set(), self
+                item["name"], item["apiKey"], item.get("webhookSecret", ""), webhooks.get(item["name"], ""), set(), self
             )
             for item in document["infobipAccounts"]
         }
-        self.channels: dict[str, Channel] = {}
-        for item in document["channels"]:
-            topic = self.topic(item["customEventName"], item["customEventTypeField"], item["customEventPayloadField"])
-            senders = [sender["number"] for sender in item["senders"]]
-            address = item["channelAddressIdentifier"]
-            self.channels[address] = Channel(address, item["authorizationContext"], topic, senders)
-            for sender in item["senders"]:
-                self.accounts[sender["account"]].senders.add(sender["number"])
+        self._senders = {item["channelAddressIdentifier"]: [s["number"] for s in item["senders"]] for item in channels}
+        for sender in (sender for item in channels for sender in item["senders"]):
+            self.accounts[sender["account"]].senders.add(sender["number"])
+        for item in document["infobipAccounts"]:
+            account = self.accounts[item["name"]]
+            account.setup = known[account.name].setup if account.name in known else account.setup
+            account.setup.provision(item.get("numbers", []), account.senders, account.webhook, account.secret)
+            account.senders = account.setup.senders()
+        self.follow_setup()
+
+    def follow_setup(self) -> None:
+        """Bring topics and channels in line with the set-up; a topic's log outlives a change."""
+        setup = self.setup
+        topics = {}
+        for event in setup.rows(EntityDefinition):
+            if names := setup.event_fields(event):
+                topics[f"/event/{event.qualified_api_name}"] = self.topic(event.qualified_api_name, *names)
+        self.topics = topics
+        definitions = {row.id: row for row in setup.rows(ConversationChannelDefinition)}
+        self.contexts = {row.developer_name for row in definitions.values()}
+        old, self.channels = self.channels, {}
+        for row in setup.rows(MessagingChannel):
+            definition = definitions.get(row.channel_definition_id)
+            topic = definition and topics.get(f"/event/{definition.custom_platform_event}")
+            if not definition or not topic:
+                continue  # it was taken apart: nothing goes either way
+            address, context = row.channel_address_identifier, definition.developer_name
+            senders = self._senders.get(address) or [s for each in self.accounts.values() for s in sorted(each.senders)]
+            channel = old.get(address) or Channel(address, context, topic, senders)
+            channel.context, channel.topic, channel.senders = context, topic, senders
+            channel.active, channel.publishes = row.is_active, setup.platform_publishes(definition.custom_platform_event)
+            self.channels[address] = channel
 
     def topic(self, event: str, type_field: str, payload_field: str) -> Topic:
-        """Return the topic of a platform event; its log outlives a change of the document."""
+        """Return the topic of a platform event."""
         name = f"/event/{event}"
         topic = self.topics.get(name)
         if topic is None or topic.fields != (type_field, payload_field):
-            topic = self.topics[name] = Topic(self.id, event, type_field, payload_field)
+            topic = Topic(self.id, event, type_field, payload_field)
         return topic
 
     def account_of(self, sender: str) -> Account | None:
@@ -218,7 +239,22 @@ class Org:
     def describe(self) -> dict[str, Any]:
         """Return the org as the page draws it."""
         senders = [sender for account in self.accounts.values() for sender in sorted(account.senders)]
-        return {"orgId": self.id, "title": self.title, "channels": list(self.channels), "senders": senders}
+        return {
+            "orgId": self.id,
+            "title": self.title,
+            "channels": list(self.channels),
+            "senders": senders,
+            "setupPage": f"{self.base_url}/setup/{self.id}",
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """What an access token stands for."""
+
+    org: Org
+    user_id: str
+    scopes: frozenset[str]
 
 
 class World:
@@ -230,7 +266,7 @@ class World:
         self.live = Live()
         self.wire = Wire(self.live)
         self.orgs: dict[str, Org] = {}
-        self.by_token: dict[str, Org] = {}
+        self.by_token: dict[str, Token] = {}
         self.by_api_key: dict[str, Account] = {}
         self.sessions: dict[str, Session] = {}
         self.phones: dict[tuple[str, str, str], Phone] = {}  # by org, user and sender
@@ -238,13 +274,13 @@ class World:
         self.org_added = asyncio.Event()
         self._numbers = itertools.count(int(now_ms()) * 1000)
 
-    def add_org(self, document: dict[str, Any], webhooks: dict[str, str], title: str | None) -> Org:
+    def add_org(self, document: dict[str, Any], webhooks: dict[str, str], title: str | None, *, empty: bool = False) -> Org:
         """Add an org or replace what it is made of."""
         org_id = document["org"]["orgId"]
         if len(org_id) != 18 or with_checksum(org_id[:15]) != org_id:
             raise ValueError("orgId is not a valid id of 18 characters")
         org = self.orgs.get(org_id) or Org(org_id)
-        org.configure(document, webhooks, title)
+        org.configure(document, webhooks, title, empty=empty)
         self.orgs[org_id] = org
         self.by_api_key = {a.api_key: a for each in self.orgs.values() for a in each.accounts.values()}
         for phone in self.phones.values():
@@ -329,10 +365,10 @@ class World:
 
     # tokens
 
-    def issue_token(self, org: Org) -> str:
-        """Return a new access token of the org's integration user: the short org id, an exclamation mark, and noise."""
+    def issue_token(self, org: Org, user_id: str, scopes: Iterable[str]) -> str:
+        """Return a new access token of a user: the short org id, an exclamation mark, and noise."""
         token = f"{org.short_id}!{secrets.token_urlsafe(72)}"
-        self.by_token[token] = org
+        self.by_token[token] = Token(org, user_id, frozenset(scopes))
         return token
 
     def expire_tokens(self) -> None:

@@ -17,7 +17,7 @@ const BREAKS = [
   { id: "expire", label: "Expire tokens", path: "/control/tokens/expire", wide: true, note: "Tokens expired. The connector logs in again." },
 ];
 
-const state = { known: false, orgs: new Map(), phones: new Map(), sessions: new Map(), wire: new Map(), faults: [], processes: [], adminUrl: "" };
+const state = { known: false, orgs: new Map(), phones: new Map(), sessions: new Map(), wire: new Map(), faults: [], processes: [], adminUrl: "", setupUrl: "" };
 const chosen = { phone: null, session: null };
 const added = new Map(); // end users added here who have not written yet, so the sandbox does not know them
 const drafts = new Map();
@@ -25,6 +25,41 @@ const lookedAt = new Map(); // when each phone was last shown
 const healing = new Set(); // wire rows that have been in trouble
 
 const $ = (id) => document.getElementById(id);
+
+// --- the connector's page, in a frame
+
+/** Show the set-up page, which the console opens first where there is nothing else to do yet. */
+function drawFrame() {
+  $("console-tabs").hidden = !state.setupUrl;
+  const org = [...state.orgs.values()][0];
+  $("org-setup").hidden = !org?.setupPage;
+  if (org?.setupPage) $("org-setup").href = org.setupPage;
+  if (!state.setupUrl) return;
+  if (org && !org.channels.length && !$("setup-frame").dataset.address) chooseTab("setup");
+}
+
+function chooseTab(name) {
+  for (const each of ["sessions", "setup"]) {
+    const tab = $(`tab-${each}`);
+    tab.setAttribute("aria-selected", String(each === name));
+    tab.tabIndex = each === name ? 0 : -1;
+  }
+  $("setup-page").hidden = name !== "setup";
+  const address = `${state.setupUrl}?id=`; // on a page without a record there is no id to glue on
+  if (name === "setup" && $("setup-frame").dataset.address !== address) {
+    $("setup-frame").dataset.address = $("setup-frame").src = address;
+  }
+}
+
+for (const name of ["sessions", "setup"]) {
+  const other = name === "setup" ? "sessions" : "setup";
+  $(`tab-${name}`).addEventListener("click", () => chooseTab(name));
+  $(`tab-${name}`).addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    chooseTab(other);
+    $(`tab-${other}`).focus();
+  });
+}
 
 // --- small tools
 
@@ -446,6 +481,7 @@ function drawSessions() {
 function drawConsole() {
   const titles = [...state.orgs.values()].map((org) => org.title).join(", ");
   putCut($("org-names"), titles);
+  drawFrame();
   $("admin").hidden = !state.adminUrl;
   if (state.adminUrl) $("admin").href = state.adminUrl;
   if (!shownSession() && state.sessions.size) return chooseSession(sortedSessions()[0].session);
@@ -680,6 +716,7 @@ const taken = {
     state.faults = whole.faults;
     state.processes = whole.processes;
     state.adminUrl = whole.adminUrl ?? "";
+    state.setupUrl = whole.setupUrl ?? "";
     state.known = true;
     $("lost").hidden = true;
     draw(drawPhone, drawConsole, drawFaults, drawProcesses, drawWire, lookAtPhone, lookAtSession);

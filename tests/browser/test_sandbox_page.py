@@ -2,25 +2,15 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sandbox.stack import Stack, example_documents
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "demo.png"
-CHROMIUM_OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
 PANES = ["#phone", "#faults", "#console", "#wire"]
 PASSES_MS = 15_000  # a message through the whole system, on a busy machine
 HEALS_MS = 30_000  # design.md section 5: normal again within 30 seconds of the cause going away
@@ -41,16 +31,6 @@ def demo() -> Iterator[Stack]:
             (document,) = example_documents(stack.salesforce_port, stack.infobip_port)
             stack.provision(document)
             yield stack
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=CHROMIUM_OPTIONS)
-        yield started
-        started.close()
 
 
 @pytest.fixture
