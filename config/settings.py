@@ -21,6 +21,7 @@ PUBLIC_URL: str = env.str("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 ALLOW_LOCAL_UPSTREAMS: bool = env.bool("ALLOW_LOCAL_UPSTREAMS", False)
 DEBUG = False
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin-allow-popups"  # the window of a sign-in hands back to the page
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
@@ -37,6 +38,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "django_htmx",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -47,6 +49,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.middleware.content_policy",
     "tenants.middleware.operators_see_every_org",
 ]
 TEMPLATES: list[dict[str, Any]] = [

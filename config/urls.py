@@ -10,4 +10,5 @@ urlpatterns = [
     path("readyz", health.ready),
     path("admin/", admin.site.urls),
     path("", include("messaging.urls")),
+    path("", include("tenants.urls")),
 ]

@@ -531,6 +531,8 @@ class Routes:
 def _find_route(channel_id: int, sender_id: int | None) -> Route:
     channel = Channel.objects.select_related("org__salesforce").get(pk=channel_id)
     sender = Sender.objects.select_related("account").filter(pk=sender_id or 0, org_id=channel.org_id).first()
+    if channel.org.disconnected_at is not None:
+        return Route(problem="the org is disconnected")
     problems = []
     salesforce = infobip = None
     try:

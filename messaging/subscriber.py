@@ -30,7 +30,7 @@ from messaging.ingest import StreamBatch, receive_stream_batches
 from messaging.models import EventSubscription
 from messaging.tasks import ring
 from tenants.encryption import CannotDecrypt
-from tenants.models import SalesforceConnection
+from tenants.models import Org, SalesforceConnection
 from tenants.tenancy import every_org
 from tenants.tokens import OrgTokens
 
@@ -89,6 +89,8 @@ def claim_streams(most: int) -> list[Lease]:
                    SELECT id FROM messaging_eventsubscription
                    WHERE (leased_until IS NULL OR leased_until < clock_timestamp())
                      AND (not_before IS NULL OR not_before <= clock_timestamp())
+                     AND EXISTS (SELECT 1 FROM tenants_org WHERE id = messaging_eventsubscription.org_id
+                                 AND disconnected_at IS NULL)
                    ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
                RETURNING id""",
             [LEASE_SECONDS, most],
@@ -128,8 +130,15 @@ def _lease_of(subscription: EventSubscription) -> Lease:
 
 
 def renew(leases: Sequence[Lease]) -> set[int]:
-    """Prolong leases, and name the subscriptions that are still held under them."""
-    return _update_mine(leases, "leased_until = clock_timestamp() + make_interval(secs => %s)", [LEASE_SECONDS])
+    """Prolong leases, and name the subscriptions that are still held under them; those of disconnected orgs are let go."""
+    gone = set(
+        Org.objects.filter(pk__in={lease.org_id for lease in leases})
+        .exclude(disconnected_at=None)
+        .values_list("pk", flat=True)
+    )
+    release([lease for lease in leases if lease.org_id in gone])
+    held = [lease for lease in leases if lease.org_id not in gone]
+    return _update_mine(held, "leased_until = clock_timestamp() + make_interval(secs => %s)", [LEASE_SECONDS])
 
 
 def release(leases: Sequence[Lease]) -> None:

@@ -12,6 +12,7 @@ from kombu.exceptions import KombuError, OperationalError
 
 from messaging import relay
 from messaging.models import ReceivedEvent
+from tenants import doctor, installation
 from tenants.broker import remember
 from tenants.tenancy import every_org
 
@@ -40,6 +41,18 @@ def forget_old_arrivals(**_: Any) -> None:
         horizon = timezone.now() - timedelta(days=KEPT_DAYS)
         count, _by_model = ReceivedEvent.objects.filter(received_at__lt=horizon).delete()
     log.info("old arrivals forgotten", count=count)
+
+
+@shared_task(ignore_result=True)
+def examine_orgs(**_: Any) -> None:
+    """Let the doctor look at the orgs whose day is over."""
+    doctor.examine_due()
+
+
+@shared_task(ignore_result=True)
+def give_back_tokens(**_: Any) -> None:
+    """Revoke what is left of administrators' tokens."""
+    installation.give_back_old_tokens()
 
 
 class _Ringer:

@@ -4,9 +4,11 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
 
+from tenants import doctor
 from tenants.broker import old_secret_used_at, refusals_today
-from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
+from tenants.models import AuditEntry, Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender
 
 
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is no generic when it runs
@@ -26,7 +28,8 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is n
 
 @admin.register(Org)
 class OrgAdmin(ReadOnly):
-    list_display = ["name", "salesforce_id", "created_at"]
+    list_display = ["name", "salesforce_id", "created_at", "disconnected_at"]
+    readonly_fields = ["setup_url"]
     search_fields = ["name", "salesforce_id"]
 
 
@@ -34,7 +37,7 @@ class OrgAdmin(ReadOnly):
 class SalesforceConnectionAdmin(ReadOnly):
     list_display = ["org", "base_url", "username", "updated_at"]
     list_select_related = ["org"]
-    exclude = ["private_key"]
+    exclude = ["private_key", "next_private_key"]
 
 
 @admin.register(InfobipAccount)
@@ -70,3 +73,50 @@ class SenderAdmin(ReadOnly):
     list_display = ["number", "org", "account", "channel", "chatbot_first"]
     list_select_related = ["org", "account", "channel"]
     search_fields = ["=number"]
+
+
+@admin.register(Membership)
+class MembershipAdmin(ReadOnly):
+    list_display = ["name", "org", "username", "role", "signed_in_at"]
+    list_select_related = ["org"]
+    search_fields = ["=username"]
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnly):
+    list_display = ["at", "org", "who", "what", "detail"]
+    list_select_related = ["org"]
+    list_filter = ["org"]
+
+
+@admin.register(Checkup)
+class CheckupAdmin(ReadOnly):
+    """What the doctor found last, and a button that lets it look again."""
+
+    list_display = ["org", "at", "bad", "warnings"]
+    list_select_related = ["org"]
+    fields = ["org", "at", "report"]
+    readonly_fields = ["report"]
+    actions = ["examine_again"]
+
+    @admin.display(description="bad")
+    def bad(self, checkup: Checkup) -> int:
+        return sum(each["state"] == "bad" for each in checkup.findings)
+
+    @admin.display(description="warnings")
+    def warnings(self, checkup: Checkup) -> int:
+        return sum(each["state"] == "warning" for each in checkup.findings)
+
+    @admin.display(description="findings")
+    def report(self, checkup: Checkup) -> str:
+        """List what is not well first."""
+        findings = sorted(checkup.findings, key=lambda each: each["state"] == "good")
+        lines = ((each["state"], each["title"], each["found"], each["remedy"]) for each in findings)
+        return format_html(
+            "<table>{}</table>", format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", lines)
+        )
+
+    @admin.action(description="Examine again")
+    def examine_again(self, request: HttpRequest, queryset: Any) -> None:
+        for checkup in queryset.select_related("org__salesforce"):
+            doctor.examine(checkup.org)

@@ -80,3 +80,15 @@ def old_secret_used_at(account_id: int) -> str:
     """Say when a webhook was last signed with the secret of before; empty if not within the last days."""
     found = remember(lambda redis: redis.get(f"connector:old-secret:{account_id}"), otherwise=None)
     return found if isinstance(found, str) else ""
+
+
+def allowed(what: str, most: int) -> bool:
+    """Count a use within this hour, and tell whether it is still one of so many; while Redis is down, all are."""
+    key = f"connector:uses:{what}:{datetime.now(UTC):%Y-%m-%dT%H}"
+
+    def count(redis: Any) -> int:
+        used = int(redis.incr(key))
+        redis.expire(key, 3600)
+        return used
+
+    return remember(count, otherwise=0) <= most

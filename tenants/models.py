@@ -1,9 +1,12 @@
-"""Who our customers are, and how their Salesforce org and their Infobip accounts are reached."""
+"""Who our customers are, who may sign in for them, and how their Salesforce org and their Infobip accounts are reached."""
 
+import secrets
+from datetime import timedelta
 from uuid import uuid4
 
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 from django.utils.functional import cached_property
 
 from connector.http import check_address
@@ -14,16 +17,35 @@ from connector.salesforce.interactions import InteractionClient
 from tenants.encryption import EncryptedField
 from tenants.tokens import Credentials, OrgTokens
 
+HANDLE_ALPHABET = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKMNPQRSTUVWXYZ23456789"  # nothing that looks like something else
+
+
+def new_handle() -> str:
+    """Make the part of our addresses that names an org: it selects, and proves nothing."""
+    return "".join(secrets.choice(HANDLE_ALPHABET) for _ in range(8))
+
 
 class Org(models.Model):
     """A customer: exactly one Salesforce org, production or sandbox."""
 
+    handle = models.CharField(max_length=16, unique=True, default=new_handle, editable=False)
+
     salesforce_id = models.CharField("org id", max_length=18, unique=True, help_text="18 characters, as Salesforce says it")
     name = models.CharField(max_length=200)
     created_at = models.DateTimeField(auto_now_add=True)
+    disconnected_at = models.DateTimeField(null=True, blank=True, help_text="since when nothing is read or sent for it")
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def setup_url(self) -> str:
+        """Give the address of the wizard, for the frame in Salesforce."""
+        return f"{settings.PUBLIC_URL}/e/{self.handle}/"
+
+    def note(self, who: str, what: str, detail: str = "") -> None:
+        """Write down who changed what; never a secret."""
+        AuditEntry.objects.create(org=self, who=who[:200], what=what[:200], detail=detail[:1000])
 
 
 class SalesforceConnection(models.Model):
@@ -36,6 +58,9 @@ class SalesforceConnection(models.Model):
     consumer_key = models.CharField(max_length=300)
     username = models.CharField(max_length=200)
     private_key = EncryptedField()
+    certificate = models.TextField(blank=True, help_text="ours, in PEM form; empty if the customer made the key")
+    next_private_key = EncryptedField(blank=True, default="", help_text="of a change of keys that is under way")
+    next_certificate = models.TextField(blank=True)
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -84,6 +109,7 @@ class InfobipAccount(models.Model):
     previous_webhook_secret = EncryptedField(blank=True, default="", help_text="still accepted after a change")
     signature_header = models.CharField(max_length=100, blank=True)
     handover_token = EncryptedField(blank=True, default="")
+    capabilities = models.JSONField(default=dict, blank=True, help_text="what its API key may do, by name")
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
@@ -166,3 +192,142 @@ class Sender(models.Model):
 
     def __str__(self) -> str:
         return self.number
+
+
+class Role(models.TextChoices):
+    """What somebody may do here."""
+
+    ADMIN = "admin"  # set up
+    REP = "rep"  # answer customers
+
+
+class Membership(models.Model):
+    """A Salesforce user who signed in, with the role that their permissions gave them then."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="members")
+    user_id = models.CharField(max_length=18)
+    username = models.CharField(max_length=200)
+    name = models.CharField(max_length=200)
+    role = models.CharField(max_length=10, choices=Role.choices)
+    signed_in_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "user_id"], name="member_of_org")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+IDLE = timedelta(minutes=60)
+LONGEST_SESSION = timedelta(hours=10)
+
+
+class WebSession(models.Model):
+    """Somebody who is signed in to our pages in one browser; only a hash of what proves it is kept."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="web_sessions")
+    member = models.ForeignKey(Membership, models.CASCADE, related_name="web_sessions")
+    token_hash = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"session {self.pk}"
+
+    @property
+    def over(self) -> bool:
+        """Tell whether it was left alone too long, or is as old as a session may be."""
+        now = timezone.now()
+        return now - self.seen_at > IDLE or now - self.created_at > LONGEST_SESSION
+
+
+class Draft(models.Model):
+    """A set-up whose org nobody has proven yet. It blocks nobody, is told to nobody, and is soon forgotten."""
+
+    token_hash = models.CharField(max_length=64, unique=True)
+    base_url = models.CharField(max_length=300)
+    private_key = EncryptedField()
+    certificate = models.TextField()
+    consumer_key = models.CharField(max_length=300, blank=True)
+    username = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    def __str__(self) -> str:
+        return f"draft {self.pk}"
+
+
+class PendingSignIn(models.Model):
+    """A sign-in between the click in the frame and the session: each step proves that it belongs to the one before.
+
+    ``frame_hash``: known to the page that began. ``browser_hash``: a cookie of the popup. ``state_hash``: went to
+    Salesforce and back. ``code_hash``: shown by the popup at the end, to the page that opened it or to a person.
+    """
+
+    uuid = models.UUIDField(unique=True, default=uuid4, editable=False)
+    org = models.ForeignKey(Org, models.CASCADE, null=True, blank=True, related_name="+")
+    draft = models.ForeignKey(Draft, models.CASCADE, null=True, blank=True, related_name="+")
+    for_install = models.BooleanField(default=False, help_text="asks for a token that may change the org")
+    undo = models.BooleanField(default=False, help_text="takes back what was installed")
+    frame_hash = models.CharField(max_length=64)
+    browser_hash = models.CharField(max_length=64, blank=True)
+    state_hash = models.CharField(max_length=64, blank=True, db_index=True)
+    nonce = models.CharField(max_length=64, blank=True)
+    verifier = EncryptedField(blank=True, default="")
+    code_hash = models.CharField(max_length=64, blank=True)
+    tries = models.PositiveSmallIntegerField(default=0, help_text="of typing the code")
+    user = models.JSONField(default=dict, blank=True, help_text="who Salesforce says it is")
+    token = EncryptedField(blank=True, default="", help_text="of an administrator who installs")
+    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+
+class AuditEntry(models.Model):
+    """Who changed what, when."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="audit_entries")
+    at = models.DateTimeField(auto_now_add=True)
+    who = models.CharField(max_length=200)
+    what = models.CharField(max_length=200)
+    detail = models.CharField(max_length=1000, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["org", "-at"], name="audit_newest")]
+
+    def __str__(self) -> str:
+        return self.what
+
+
+class Installation(models.Model):
+    """What we do in an org for its administrator, step by step, with a token of theirs that is soon given back."""
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="installations")
+    who = models.CharField(max_length=200)
+    undo = models.BooleanField(default=False)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.RUNNING)
+    steps = models.JSONField(default=list, help_text="title, state and problems of each step")
+    deployment = models.CharField(max_length=18, blank=True, help_text="the one that Salesforce works on now")
+    token = EncryptedField(blank=True, default="")
+    created_at = models.DateTimeField(auto_now_add=True)
+    lease_id = models.UUIDField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"installation {self.pk}"
+
+
+class Checkup(models.Model):
+    """What the doctor found last in an org."""
+
+    org = models.OneToOneField(Org, models.CASCADE, related_name="checkup")
+    at = models.DateTimeField()
+    findings = models.JSONField(default=list)
+
+    def __str__(self) -> str:
+        return f"checkup {self.pk}"

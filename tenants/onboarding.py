@@ -136,7 +136,7 @@ def provision(document: object) -> dict[str, Any]:
         accounts = {each["name"]: _keep_account(org, each, n) for n, each in enumerate(data["infobipAccounts"])}
         channels = [_keep_channel(org, each, accounts) for each in data["channels"]]
         return {
-            "org": {"orgId": org.salesforce_id, "name": org.name, "created": created},
+            "org": {"orgId": org.salesforce_id, "name": org.name, "created": created, "setup": org.setup_url},
             "infobipAccounts": [
                 {"name": account.name, "webhook": account.webhook_url, "handover": account.handover_url}
                 for account in accounts.values()
@@ -176,7 +176,7 @@ def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:
     connection.pubsub_endpoint = data["pubsubEndpoint"]
     connection.consumer_key, connection.username = data["consumerKey"], data["username"]
     connection.private_key = data["privateKey"]
-    _check_addresses(connection, "org.baseUrl or org.scrtUrl")
+    check_addresses(connection, "org.baseUrl or org.scrtUrl")
     connection.save()
 
 
@@ -187,12 +187,13 @@ def _keep_account(org: Org, data: dict[str, Any], number: int) -> InfobipAccount
     account.base_url, account.api_key = data["baseUrl"], data["apiKey"]
     account.webhook_secret = data["webhookSecret"]
     account.signature_header, account.handover_token = data["signatureHeader"], data["handoverToken"]
-    _check_addresses(account, f"infobipAccounts[{number}].baseUrl")
+    check_addresses(account, f"infobipAccounts[{number}].baseUrl")
     account.save()
     return account
 
 
-def _check_addresses(row: SalesforceConnection | InfobipAccount, place: str) -> None:
+def check_addresses(row: SalesforceConnection | InfobipAccount, place: str) -> None:
+    """Refuse addresses that are not the platforms', in words for whoever gave them."""
     try:
         row.check_addresses()
     except (AddressRefused, ValueError) as exc:

@@ -114,3 +114,19 @@ def isolation(table: str, *, org_column: str = "org_id", references: dict[str, s
         )
         backward.insert(0, f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
     return migrations.RunSQL(forward, backward)
+
+
+def hidden(table: str) -> migrations.RunSQL:
+    """Make the migration operation for a table that belongs to no org yet: code sees it with the wide scope only."""
+    return migrations.RunSQL(
+        [
+            f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+            f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+            f"CREATE POLICY {table}_hidden ON {table} USING ((SELECT current_setting('{SETTING}', true)) = '{EVERY_ORG}')",
+        ],
+        [
+            f"DROP POLICY {table}_hidden ON {table}",
+            f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
+            f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
+        ],
+    )

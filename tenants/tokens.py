@@ -11,6 +11,7 @@ from django.conf import settings
 
 from connector.http import ApiError
 from connector.salesforce.auth import AccessToken, login
+from connector.salesforce.sign_in import revoke
 from tenants.broker import remember
 from tenants.encryption import CannotDecrypt, decrypt, encrypt
 
@@ -81,6 +82,17 @@ class OrgTokens:
         :raises ApiError: if the login fails
         """
         return self._replace(refused)
+
+    def revoke(self) -> None:
+        """Give the token in use back to Salesforce, and forget it."""
+        token = self.slot.token or self._shared(None)
+        self.slot.token = None
+        remember(lambda redis: redis.delete(self.key), otherwise=None)
+        if token is not None:
+            try:
+                revoke(self.credentials.base_url, token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+            except ApiError as exc:
+                log.warning("token not revoked", org=self.credentials.org_id, error=str(exc))
 
     def _replace(self, refused: AccessToken | None) -> AccessToken:
         slot = self.slot

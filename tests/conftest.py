@@ -1,6 +1,7 @@
 """The world of the tests: two orgs, so that a leak from one to the other shows."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from django.conf import settings
 
 from tenants import tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.tenancy import every_org
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a database of its own in Valkey, as in PostgreSQL
+    settings.REDIS_URL = f"{settings.REDIS_URL.rpartition('/')[0]}/{int(worker.removeprefix('gw')) + 1}"
 
 
 @dataclass(frozen=True)

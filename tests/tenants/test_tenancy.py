@@ -7,7 +7,7 @@ import pytest
 from django.apps import apps
 from django.db import IntegrityError, connection, transaction
 
-from tenants.models import Org, Sender
+from tenants.models import Draft, Org, PendingSignIn, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World
 
@@ -50,7 +50,7 @@ def test_every_foreign_key_between_customers_tables_holds_the_org_too() -> None:
     checked = 0
     for model in models:
         for field in model._meta.concrete_fields:
-            if field.is_relation and field.related_model is not Org:
+            if field.is_relation and field.related_model not in (Org, Draft):  # a draft is nobody's yet
                 assert (model._meta.db_table, field.column) in composite, f"{model.__name__}.{field.name}"
                 checked += 1
     assert checked >= 12
@@ -61,6 +61,16 @@ def test_a_row_of_one_org_cannot_point_at_anothers(acme: World, rival: World) ->
     with every_org(), pytest.raises(IntegrityError, match="tenants_sender_same_org_account_id"), transaction.atomic():
         Sender.objects.create(org=acme.org, account=rival.account, channel=acme.channel, number="447700900999")
         rows("SET CONSTRAINTS ALL IMMEDIATE")
+
+
+@pytest.mark.django_db
+def test_what_belongs_to_no_org_yet_is_seen_with_the_wide_scope_only(acme: World) -> None:
+    with every_org():
+        draft = Draft.objects.create(token_hash="x", base_url="https://new.example", private_key="k", certificate="c")
+        PendingSignIn.objects.create(draft=draft, frame_hash="y")
+    with org_scope(acme.org.pk):
+        assert not Draft.objects.exists() and not PendingSignIn.objects.exists()
+    assert not Draft.objects.exists() and not PendingSignIn.objects.exists()
 
 
 @pytest.mark.django_db

@@ -1,0 +1,69 @@
+"""What the doctor looks at in messaging: the stream, the way of messages to both far sides."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.utils import timezone
+
+from messaging.models import Circuit, EventSubscription, Lane, Side
+from tenants.doctor import Facts, Finding, State, register, state
+
+SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
+LONGEST_WAITING = timedelta(minutes=15)
+
+
+@register("Event stream")
+def stream_is_read(facts: Facts) -> Iterator[Finding]:
+    streams = list(EventSubscription.objects.filter(org=facts.org).order_by("topic"))
+    if not streams:
+        remedy = (
+            "" if not facts.channels else "It begins within seconds; look again. If not, our subscriber process is down."
+        )
+        yield Finding(
+            "Event stream", State.WARNING, "not read yet", "an open stream", "By it reps' messages leave.", remedy
+        )
+    for stream in streams:
+        silent = timezone.now() - (stream.last_answer_at or stream.since) > SILENCE
+        yield Finding(
+            f"Event stream {stream.topic}",
+            state(not stream.problem and not silent),
+            stream.problem or ("silent for more than ten minutes" if silent else "open"),
+            "an open stream",
+            "By it reps' messages leave Salesforce; they wait there for up to 72 hours.",
+            ""
+            if not stream.problem and not silent
+            else "Check the login and the event's permissions above; it is opened again by itself.",
+        )
+
+
+@register("Ways to the far sides")
+def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
+    opened = {each.side: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
+    for side in (Side.SALESFORCE, Side.INFOBIP):
+        circuit = opened.get(side.value)
+        yield Finding(
+            f"Way to {side.label}",
+            state(circuit is None),
+            "works" if circuit is None else f"failing since {circuit.opened_at:%H:%M} UTC",
+            "calls that succeed",
+            "While it fails for everybody, messages wait and are sent in order afterwards.",
+            ""
+            if circuit is None
+            else "Look at the findings above; a probe every ten seconds finds out when it works again.",
+        )
+
+
+@register("Messages that wait")
+def nothing_waits_long(facts: Facts) -> Iterator[Finding]:
+    horizon = timezone.now() - LONGEST_WAITING
+    stuck = (
+        Lane.objects.filter(org=facts.org, messages__status="pending", messages__created_at__lt=horizon).distinct().count()
+    )
+    yield Finding(
+        "Messages that wait",
+        state(not stuck, State.WARNING),
+        f"{stuck} conversations wait for more than 15 minutes" if stuck else "none for long",
+        "none for more than 15 minutes",
+        "They are tried again by themselves, for up to 72 hours.",
+        "The findings above usually say why." if stuck else "",
+    )

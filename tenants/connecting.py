@@ -1,0 +1,587 @@
+"""Connecting an org step by step: each answer is tried against the live API before it is kept.
+
+The pages of set-up call these; each changes one thing, says who did it, and raises what is wrong with its remedy.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import NameOID
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
+from connector.infobip.setup import ProfileSettings, SetupClient, State
+from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
+from connector.salesforce.rest import RestClient
+from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
+from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, long_org_id
+from tenants.tenancy import every_org
+
+CERTIFICATE_LIFE = timedelta(days=2 * 365)
+DRAFT_LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A private key for us, and its certificate for the org's external client app; both in PEM form."""
+
+    private_key: str
+    certificate: str
+
+
+def new_key_pair(host: str) -> KeyPair:
+    """Make a key pair for the logins to one org."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=SMALLEST_KEY)
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return KeyPair(private.decode(), _self_signed(key, host))
+
+
+def certificate_for(private_key: str) -> str:
+    """Make a certificate for a key that a customer gave us without one."""
+    key = load_pem_private_key(private_key.encode(), password=None)
+    assert isinstance(key, RSAPrivateKey), "checked when it was kept"
+    return _self_signed(key, "org")
+
+
+def _self_signed(key: RSAPrivateKey, host: str) -> str:
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Service Cloud Connector"),
+            x509.NameAttribute(NameOID.COMMON_NAME, host[:64]),
+        ]
+    )
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + CERTIFICATE_LIFE)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def certificate_ends(pem: str) -> datetime | None:
+    """Say until when a certificate is valid; None where there is none of ours."""
+    return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc if pem else None
+
+
+def my_domain(typed: str) -> str:
+    """Turn what somebody typed or pasted into the address of their org's My Domain.
+
+    A name alone, a Lightning address from the browser, and the address itself are all understood.
+
+    :raises SetupProblem: if it is none of these
+    """
+    text = typed.strip().rstrip("/")
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*(\.(sandbox|develop|scratch|trailblaze|demo|free|patch|stage))?", text):
+        text = f"https://{text}.my.salesforce.com"
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    local = settings.ALLOW_LOCAL_UPSTREAMS and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    host = (parts.hostname or "").lower()
+    for suffix in (".lightning.force.com", ".my.salesforce-setup.com", ".my.salesforce-scrt.com"):
+        host = host.removesuffix(suffix) + (".my.salesforce.com" if host.endswith(suffix) else "")
+    address = f"{parts.scheme}://{parts.netloc}" if local else f"https://{host}"
+    try:
+        return check_address(address, service="Salesforce", hosts=ORG_HOSTS, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    except AddressRefused as exc:
+        raise SetupProblem(
+            {
+                "my_domain": "This is not a Salesforce org's address. It looks like https://acme.my.salesforce.com; "
+                "find yours in Setup under My Domain."
+            }
+        ) from exc
+
+
+def scrt_url_of(base_url: str) -> str:
+    """Derive the address of an org's Interaction Service from its My Domain."""
+    return base_url.replace(".my.salesforce.com", ".my.salesforce-scrt.com")
+
+
+def begin_draft(base_url: str, token_hash: str) -> Draft:
+    """Begin a set-up whose org nobody has proven yet, with a key pair of its own."""
+    pair = new_key_pair(urlsplit(base_url).hostname or "org")
+    with every_org():
+        Draft.objects.filter(created_at__lt=timezone.now() - DRAFT_LIFE).delete()
+        return Draft.objects.create(
+            token_hash=token_hash, base_url=base_url, private_key=pair.private_key, certificate=pair.certificate
+        )
+
+
+def find_draft(token_hash: str) -> Draft | None:
+    """Find a draft by what its owner's browser keeps."""
+    with every_org():
+        return Draft.objects.filter(token_hash=token_hash, created_at__gte=timezone.now() - DRAFT_LIFE).first()
+
+
+def connection_of(draft: Draft) -> SalesforceConnection:
+    """Give the connection that a draft will become."""
+    return SalesforceConnection(
+        org_id=0,
+        base_url=draft.base_url,
+        scrt_url=scrt_url_of(draft.base_url),
+        consumer_key=draft.consumer_key,
+        username=draft.username,
+        private_key=draft.private_key,
+        certificate=draft.certificate,
+    )
+
+
+def log_in(way: SalesforceConnection) -> AccessToken:
+    """Log in once, beside the tokens that are kept.
+
+    :raises ApiError: if Salesforce refuses or does not answer
+    """
+    return login(
+        base_url=way.base_url,
+        consumer_key=way.consumer_key,
+        username=way.username,
+        private_key=way.private_key,
+        allow_local=settings.ALLOW_LOCAL_UPSTREAMS,
+    )
+
+
+def try_login(way: SalesforceConnection) -> str:
+    """Log in once, and give the id of the org that let us in.
+
+    :raises SetupProblem: with the remedy of what Salesforce said
+    """
+    try:
+        token = log_in(way)
+    except AuthenticationFailed as exc:
+        raise SetupProblem({"consumer_key": remedy_of(exc)}) from exc
+    except AddressRefused as exc:
+        raise SetupProblem({"my_domain": str(exc)}) from exc
+    except ServiceUnavailable as exc:
+        raise SetupProblem({"": f"Salesforce does not answer at {way.base_url} ({exc.message}). Try again."}) from exc
+    return token.org_id
+
+
+def connect_draft(draft: Draft, *, consumer_key: str, username: str) -> None:
+    """Try the external client app, and keep what it needs in the draft.
+
+    :raises SetupProblem: with the remedy of what Salesforce said; nothing is kept then
+    """
+    draft.consumer_key, draft.username = consumer_key, username
+    try_login(connection_of(draft))
+    with every_org():
+        Draft.objects.filter(pk=draft.pk).update(consumer_key=consumer_key, username=username)
+
+
+def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
+    """Make a draft the org that a sign-in has proven, or bring the org that is known already up to date with it.
+
+    The same proof lets an org back in whose My Domain was renamed.
+    """
+    long_id = organization_id if len(organization_id) == 18 else long_org_id(organization_id)
+    with every_org(), transaction.atomic():
+        org = Org.objects.select_for_update().filter(salesforce_id__startswith=long_id[:15]).first()
+        known = org is not None
+        if org is None:
+            # another browser may prove the same org at this very moment
+            org, created = Org.objects.get_or_create(salesforce_id=long_id, defaults={"name": name[:200] or "your org"})
+            known = not created
+        way = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
+        way.base_url, way.scrt_url = draft.base_url, scrt_url_of(draft.base_url)
+        way.consumer_key, way.username = draft.consumer_key, draft.username
+        way.private_key, way.certificate = draft.private_key, draft.certificate
+        way.next_private_key = way.next_certificate = ""
+        way.save()
+        Org.objects.filter(pk=org.pk).update(disconnected_at=None)
+        org.note(who, "connected the org again" if known else "connected the org", way.base_url)
+        Draft.objects.filter(pk=draft.pk).delete()
+        return org
+
+
+def change_connection(org: Org, *, consumer_key: str, username: str, scrt_url: str, who: str) -> None:
+    """Try another external client app or user, and keep it.
+
+    :raises SetupProblem: with the remedy; nothing is changed then
+    """
+    way = org.salesforce
+    before = (way.consumer_key, way.username, way.scrt_url)
+    way.consumer_key, way.username, way.scrt_url = consumer_key, username, scrt_url
+    check_addresses(way, "scrt_url")
+    _check_same_org(org, try_login(way))
+    way.save()
+    if Org.objects.filter(pk=org.pk).exclude(disconnected_at=None).update(disconnected_at=None):
+        org.note(who, "connected the org again", way.base_url)
+    elif before != (way.consumer_key, way.username, way.scrt_url):
+        org.note(who, "changed the Salesforce connection", way.username)
+
+
+def _check_same_org(org: Org, organization_id: str) -> None:
+    if organization_id[:15] != org.salesforce_id[:15]:
+        raise SetupProblem({"consumer_key": "This consumer key belongs to another org. Copy it from the app of this org."})
+
+
+def begin_key_change(org: Org, *, who: str) -> None:
+    """Make the next key pair; the present one goes on working until the new one does."""
+    way = org.salesforce
+    pair = new_key_pair(urlsplit(way.base_url).hostname or "org")
+    SalesforceConnection.objects.filter(org=org).update(
+        next_private_key=pair.private_key, next_certificate=pair.certificate
+    )
+    org.note(who, "made a new key pair")
+
+
+def finish_key_change(org: Org, *, who: str) -> None:
+    """Try the next key pair, and use it from now on.
+
+    :raises SetupProblem: if the org does not take it yet; the present one stays in use
+    """
+    way = org.salesforce
+    if not way.next_private_key:
+        raise SetupProblem({"": "No change of keys is under way."})
+    way.private_key, way.certificate = way.next_private_key, way.next_certificate
+    way.next_private_key = way.next_certificate = ""
+    _check_same_org(org, try_login(way))
+    way.save()
+    org.note(who, "put the new key pair to use")
+
+
+def setup_host(base_url: str) -> str:
+    """Name the host whose pages are Setup's."""
+    return base_url.replace(".my.salesforce.com", ".my.salesforce-setup.com")
+
+
+def rest_client(org: Org) -> RestClient:
+    """Build the client of an org's REST API, as the integration user."""
+    way = org.salesforce
+    return RestClient(base_url=way.base_url, tokens=way.tokens(), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChannel:
+    """A messaging channel that is there in the org."""
+
+    id: str
+    name: str
+    developer_name: str
+    active: bool
+    address: str
+    definition: str  # developer name of its ConversationChannelDefinition
+    event: str
+    event_type_field: str
+    event_payload_field: str
+
+
+def find_channels(org: Org) -> list[FoundChannel]:
+    """Read the custom messaging channels of an org, with the definitions that they are made from.
+
+    :raises ApiError: if Salesforce does not tell
+    """
+    rest = rest_client(org)
+    definitions = {
+        row["Id"]: row
+        for row in rest.query(
+            "SELECT Id, DeveloperName, CustomPlatformEvent, CustomEventTypeField, CustomEventPayloadField "
+            "FROM ConversationChannelDefinition"
+        )
+    }
+    rows = rest.query(
+        "SELECT Id, DeveloperName, MasterLabel, IsActive, ChannelAddressIdentifier, MessagingPlatformKey, "
+        "ChannelDefinitionId FROM MessagingChannel WHERE MessageType = 'Custom'"
+    )
+    found = []
+    for row in rows:
+        definition = definitions.get(row.get("ChannelDefinitionId")) or {}
+        event = str(definition.get("CustomPlatformEvent") or "Infobip_Event__e")
+        found.append(
+            FoundChannel(
+                id=str(row["Id"]),
+                name=str(row.get("MasterLabel") or row["DeveloperName"]),
+                developer_name=str(row["DeveloperName"]),
+                active=bool(row.get("IsActive")),
+                # the page in Setup shows this one under the name of the other: either is taken, this one is kept
+                address=str(row.get("ChannelAddressIdentifier") or row.get("MessagingPlatformKey") or ""),
+                definition=str(definition.get("DeveloperName") or ""),
+                event=event,
+                event_type_field=_plain_field(definition.get("CustomEventTypeField"), event) or "EventType__c",
+                event_payload_field=_plain_field(definition.get("CustomEventPayloadField"), event) or "Payload__c",
+            )
+        )
+    return found
+
+
+def _plain_field(name: object, event: str) -> str:
+    """Leave out the event's name, with which a definition may write its fields."""
+    return str(name or "").removeprefix(f"{event}.")
+
+
+def keep_channel(org: Org, found: FoundChannel, *, context: str, welcome: str, closing: str, who: str) -> Channel:
+    """Keep a channel that was found, or what was changed about it."""
+    with transaction.atomic():
+        channel, created = Channel.objects.update_or_create(
+            org=org,
+            channel_address_identifier=found.address,
+            defaults={
+                "name": found.name,
+                "developer_name": found.developer_name,
+                "authorization_context": context,
+                "custom_event_name": found.event,
+                "custom_event_type_field": found.event_type_field,
+                "custom_event_payload_field": found.event_payload_field,
+                "welcome_message": welcome,
+                "closing_message": closing,
+            },
+        )
+        org.note(who, "added a channel" if created else "changed a channel", channel.name)
+    return channel
+
+
+def infobip_setup(account: InfobipAccount) -> SetupClient:
+    """Build the client that asks Infobip about an account."""
+    return SetupClient(base_url=account.base_url, api_key=account.api_key, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+
+
+def connect_infobip(
+    org: Org, *, name: str, base_url: str, api_key: str, who: str, account: InfobipAccount | None = None
+) -> InfobipAccount:
+    """Try an API key, find out what it may do, and keep it; what each missing scope costs is shown, not refused.
+
+    :param account: one that is changed; an empty key leaves the present one
+    :raises SetupProblem: if Infobip does not take the key, or the address is not Infobip's
+    """
+    account = account or InfobipAccount(
+        org=org, webhook_secret=secrets.token_urlsafe(32), handover_token=secrets.token_urlsafe(32)
+    )
+    account.name, account.base_url = name, base_url or "https://api.infobip.com"
+    if api_key:
+        account.api_key = api_key
+    check_addresses(account, "base_url")
+    try:
+        capabilities = infobip_setup(account).probe_scopes().capabilities
+    except AuthenticationFailed as exc:
+        raise SetupProblem({"api_key": f"Infobip does not accept this API key: {exc.message}"}) from exc
+    except ApiError as exc:
+        raise SetupProblem({"base_url": f"Infobip does not answer there: {exc.message}"}) from exc
+    account.capabilities = {each.name: each.state.value for each in capabilities}
+    if org.infobip_accounts.filter(name=name).exclude(pk=account.pk).exists():
+        raise SetupProblem({"name": "There is an account of this name already."})
+    created = account.pk is None
+    with transaction.atomic():
+        account.save()
+        org.note(who, "added an Infobip account" if created else "changed an Infobip account", account.name)
+    return account
+
+
+WHATSAPP_EVENTS = ("INBOUND_MESSAGE", "DELIVERY", "SEEN", "TEMPLATE_UPDATE")
+CHATBOT_EVENTS = ("CONVERSATION_MESSAGE_RECEIVED",)
+
+
+def subscribe(account: InfobipAccount, *, who: str) -> None:
+    """Let Infobip send what comes for an account to us, signed with the account's secret.
+
+    :raises SetupProblem: if the key may not, or Infobip refuses
+    """
+    name = f"scc-{account.uuid}"
+    profile = ProfileSettings(profile_id=name, auth_id=name, notify_url=account.webhook_url, secret=account.webhook_secret)
+    wanted: list[tuple[str, str, str, tuple[str, ...]]] = [
+        ("WHATSAPP", f"{name}-whatsapp", "WhatsApp messages", WHATSAPP_EVENTS)
+    ]
+    if account.senders.filter(chatbot_first=True).exists():
+        wanted.append(("CUSTOMER_ENGAGEMENT", f"{name}-conversations", "Chatbot conversations", CHATBOT_EVENTS))
+    client = infobip_setup(account)
+    try:
+        for channel, subscription_id, title, events in wanted:
+            client.ensure_subscription(
+                channel=channel,
+                subscription_id=subscription_id,
+                name=f"Service Cloud Connector: {title}",
+                events=events,
+                profile=profile,
+            )
+        _end_unsigned(client, account, keep=f"{name}-whatsapp")
+    except AuthenticationFailed as exc:
+        raise SetupProblem(
+            {
+                "": "This API key may not manage subscriptions. Give it the scope subscriptions:manage, "
+                "or set the subscription up by hand as shown."
+            }
+        ) from exc
+    except ApiError as exc:
+        raise SetupProblem({"": f"Infobip did not take the subscription: {exc.message}"}) from exc
+    account.org.note(who, "subscribed to Infobip's events", account.name)
+
+
+def _end_unsigned(client: SetupClient, account: InfobipAccount, *, keep: str) -> None:
+    """End other subscriptions that post to our address without a signature: all that they post is refused."""
+    for each in client.subscriptions("WHATSAPP"):
+        if each.subscription_id == keep:
+            continue
+        profile = client.profile(each.profile_id)
+        if profile is not None and profile.notify_url == account.webhook_url and not profile.signed:
+            client.delete_subscription(channel="WHATSAPP", subscription_id=each.subscription_id)
+
+
+def change_webhook_secret(account: InfobipAccount, *, who: str) -> None:
+    """Make a new webhook secret; the present one stays valid beside it until Infobip has been changed over."""
+    with transaction.atomic():
+        account.previous_webhook_secret = account.webhook_secret
+        account.webhook_secret = secrets.token_urlsafe(32)
+        account.save()
+        account.org.note(who, "made a new webhook secret", account.name)
+
+
+def retire_old_secret(account: InfobipAccount, *, who: str) -> None:
+    """Accept the new webhook secret only."""
+    with transaction.atomic():
+        account.previous_webhook_secret = ""
+        account.save()
+        account.org.note(who, "ended the old webhook secret", account.name)
+
+
+def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | None, chatbot_first: bool, who: str) -> None:
+    """Put a number on a channel, or take it off all of them.
+
+    :raises SetupProblem: if Infobip does not list the number as a sender of the account
+    """
+    org = account.org
+    if channel is not None and not account.senders.filter(number=number).exists():
+        try:
+            listed = {each.number for each in infobip_setup(account).numbers(number) if each.usable}
+        except ApiError as exc:
+            raise SetupProblem({"number": f"Infobip does not list the numbers of this account: {exc.message}"}) from exc
+        if number not in listed:
+            raise SetupProblem({"number": "This is not a WhatsApp sender of this account."})
+    with transaction.atomic():
+        if channel is None:
+            if org.senders.filter(account=account, number=number).delete()[0]:
+                org.note(who, "took a sender off", number[-4:])
+            return
+        before = org.senders.filter(account=account, number=number).first()
+        sender, created = Sender.objects.update_or_create(
+            org=org, account=account, number=number, defaults={"channel": channel, "chatbot_first": chatbot_first}
+        )
+        if created or before is None or (before.channel_id, before.chatbot_first) != (channel.pk, chatbot_first):
+            org.note(who, "chose a sender", f"{sender.number[-4:]} on {channel.name}")
+
+
+# what each missing scope costs: https://www.infobip.com/docs/essentials/api-essentials/api-authorization#api-scopes
+COSTS = {
+    "two-way messaging": "reps cannot answer",
+    "senders": "numbers are not listed here; type them in",
+    "account": "the account's state is not checked",
+    "templates panel": "reps cannot send templates",
+    "transcripts": "a chatbot's conversation cannot be shown to the rep",
+    "subscriptions": "the subscription is set up by hand",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityView:
+    """What an API key may do, and what it costs if it may not."""
+
+    name: str
+    scope: str
+    granted: bool
+    cost: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """An Infobip account with what the page shows of it."""
+
+    account: InfobipAccount
+    capabilities: list[CapabilityView]
+    subscribed: bool | None  # None: not known
+    problem: str
+
+
+SCOPES = {
+    "two-way messaging": "message:send",
+    "senders": "numbers:manage",
+    "account": "account-management:manage",
+    "templates panel": "whatsapp:manage",
+    "transcripts": "conversations:manage",
+    "subscriptions": "subscriptions:manage",
+}
+
+
+def describe_account(account: InfobipAccount) -> AccountView:
+    """Say what an account's key may do, and whether its events come to us."""
+    capabilities = [
+        CapabilityView(name, SCOPES.get(name, ""), state != State.MISSING, COSTS.get(name, ""))
+        for name, state in account.capabilities.items()
+    ]
+    subscribed, problem = None, ""
+    try:
+        mine = infobip_setup(account).subscriptions("WHATSAPP")
+        subscribed = any("INBOUND_MESSAGE" in each.events for each in mine)
+    except AuthenticationFailed:
+        pass  # the key may not tell
+    except ApiError as exc:
+        problem = f"Infobip does not answer: {exc.message}"
+    return AccountView(account, capabilities, subscribed, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class SenderView:
+    """A number of an account: on which channel it is, and what its forwarding does."""
+
+    number: str
+    name: str
+    sender: Sender | None
+    bypasses: str  # where its messages go instead of to the subscription; empty where they come
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSenders:
+    """The numbers of an account."""
+
+    account: InfobipAccount
+    senders: list[SenderView]
+    problem: str
+
+
+def describe_senders(account: InfobipAccount) -> AccountSenders:
+    """List an account's usable numbers, and those that are chosen though Infobip does not list them."""
+    chosen = {sender.number: sender for sender in account.senders.select_related("channel")}
+    client = infobip_setup(account)
+    problem, listed = "", []
+    try:
+        listed = [each for each in client.numbers() if each.usable]
+    except ApiError as exc:
+        problem = f"Infobip does not list the numbers of this account: {exc.message}"
+    known = {each.number: each for each in listed}
+    views = [
+        SenderView(
+            number, known[number].note if number in known else "", chosen.get(number), _bypass(client, number, chosen)
+        )
+        for number in sorted(known.keys() | chosen.keys())
+    ]
+    return AccountSenders(account, views, problem)
+
+
+def _bypass(client: SetupClient, number: str, chosen: dict[str, Sender]) -> str:
+    """Say where a chosen number's messages go instead of to us: its own forwarding wins over subscriptions."""
+    if number not in chosen:
+        return ""
+    try:
+        ways = [each for each in client.inbound_configurations(number) if each.bypasses_subscription]
+    except ApiError:
+        return ""
+    return ways[0].forwarding_url or ways[0].forwarding_type if ways else ""
+
+
+def disconnect(org: Org, *, who: str) -> None:
+    """Stop reading and sending for an org, and end everybody's session; its history stays."""
+    with transaction.atomic():
+        Org.objects.filter(pk=org.pk).update(disconnected_at=timezone.now())
+        org.web_sessions.all().delete()
+        org.note(who, "disconnected the org")
+    org.salesforce.tokens().revoke()

@@ -1,0 +1,407 @@
+"""Signing in from a frame inside Salesforce.
+
+The address of a page selects the org and proves nothing. A popup takes the person to their org's own login page (OpenID
+Connect with code and PKCE) and hands a code back to the frame, by ``postMessage`` or by typing it. Only the page that began
+a sign-in can end it with that code, so that nobody signs in with what somebody else was made to confirm.
+
+Each step proves that it belongs to the one before: the frame's secret, the popup's cookie, the state that went to
+Salesforce, the code. Of all of them only hashes are kept.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+from http.cookies import Morsel
+from typing import Any, Concatenate, ParamSpec
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+
+from connector.http import ApiError
+from connector.salesforce import sign_in as openid
+from connector.salesforce.rest import RestClient, soql_text
+from tenants import connecting
+from tenants.models import Draft, Membership, Org, PendingSignIn, Role, SalesforceConnection, WebSession
+from tenants.tenancy import every_org, org_scope
+
+log = structlog.get_logger(__name__)
+
+# Python 3.11 does not know the attribute yet, and Django 5.2 sets it nowhere:
+# https://developer.mozilla.org/en-US/docs/Web/Privacy/Guides/Privacy_sandbox/Partitioned_cookies
+Morsel._reserved.setdefault("partitioned", "Partitioned")  # type: ignore[attr-defined]
+Morsel._flags.add("partitioned")  # type: ignore[attr-defined]
+
+PENDING = timedelta(minutes=10)
+MOST_TRIES = 5  # of a code of six characters
+CODE_ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+POPUP_COOKIE = "__Host-popup"
+SCOPES = ("openid", "id")
+INSTALL_SCOPES = (*SCOPES, "api")
+ADMIN_PERMISSION_SET, REP_PERMISSION_SET = "Infobip_Admin", "Infobip_Agent"
+SEEN_STEP = timedelta(minutes=1)  # how exactly the last use of a session is known
+
+
+class SignInRefused(Exception):
+    """Nobody is signed in; the text says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the page that began keeps: which sign-in it is, and the secret that ends it."""
+
+    uuid: UUID
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Where the popup goes, and the cookie by which it is known again."""
+
+    url: str
+    browser: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Who is signed in, where, and the token that proves it from now on."""
+
+    org: Org
+    member: Membership
+    token: str
+    admin_token: str  # for an installation; else empty
+    undo: bool
+
+
+def callback_url() -> str:
+    """Give the address that the org's external client app must list."""
+    return f"{settings.PUBLIC_URL}/sf/callback"
+
+
+def digest(secret: str) -> str:
+    """Hash what proves something, for keeping."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_token() -> str:
+    """Make what proves who a browser is."""
+    return secrets.token_urlsafe(32)
+
+
+def begin(*, org: Org | None = None, draft: Draft | None = None, for_install: bool = False, undo: bool = False) -> Begun:
+    """Begin a sign-in for an org, or for a set-up whose org is to be proven by it."""
+    secret = new_token()
+    with every_org():
+        PendingSignIn.objects.filter(created_at__lt=timezone.now() - PENDING).delete()
+        pending = PendingSignIn.objects.create(
+            org=org, draft=draft, for_install=for_install, undo=undo, frame_hash=digest(secret)
+        )
+    return Begun(pending.uuid, secret)
+
+
+def start(uuid: UUID) -> Started:
+    """Send the popup to Salesforce.
+
+    :raises SignInRefused: if it is over or was started already
+    """
+    browser, state, nonce = new_token(), new_token(), new_token()
+    verifier, challenge = openid.new_verifier()
+    with every_org():
+        # a second popup for the same sign-in would belong to somebody else
+        mine = (
+            _pending()
+            .filter(uuid=uuid, state_hash="")
+            .update(browser_hash=digest(browser), state_hash=digest(state), nonce=nonce, verifier=verifier)
+        )
+        if not mine:
+            raise SignInRefused("This sign-in is over. Close this window and choose “Sign in with Salesforce” again.")
+        pending = PendingSignIn.objects.select_related("org__salesforce", "draft").get(uuid=uuid)
+    way = _way(pending)
+    url = openid.authorize_url(
+        base_url=way.base_url,
+        client_id=way.consumer_key,
+        redirect_uri=callback_url(),
+        scopes=INSTALL_SCOPES if pending.for_install else SCOPES,
+        state=state,
+        nonce=nonce,
+        code_challenge=challenge,
+        prompt="login" if pending.for_install else "",
+    )
+    return Started(url, browser)
+
+
+def complete(*, state: str, code: str, browser: str) -> str:
+    """Take what Salesforce sent the popup back with, find out who it is, and give the code for the frame.
+
+    :raises SignInRefused: if this is not the popup that was started, or not a user who may come in
+    """
+    with every_org():
+        pending = (
+            _pending().select_related("org__salesforce", "draft").filter(state_hash=digest(state), code_hash="").first()
+        )
+    if pending is None or not hmac.compare_digest(pending.browser_hash, digest(browser)):
+        raise SignInRefused("This window does not belong to a sign-in that is under way. Begin again in Salesforce.")
+    way = _way(pending)
+    try:
+        user, admin_token = _identify(pending, way, code)
+    except ApiError as exc:
+        log.warning("sign-in failed", org=pending.org_id, error=str(exc))
+        raise SignInRefused(f"Salesforce did not confirm who you are ({exc.message}). Begin again.") from exc
+    shown = "".join(secrets.choice(CODE_ALPHABET) for _ in range(6))
+    with every_org():
+        won = _pending().filter(pk=pending.pk, code_hash="").update(code_hash=digest(shown), user=user, token=admin_token)
+    if not won:
+        raise SignInRefused("This sign-in was completed already.")
+    return shown
+
+
+def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
+    """Let the page that began come in with the code that its popup handed back.
+
+    :raises SignInRefused: if the code is wrong, was used, or is too old
+    """
+    with every_org():
+        pending = _pending().select_related("org", "draft").filter(uuid=uuid).exclude(code_hash="").first()
+        if pending is None or not hmac.compare_digest(pending.frame_hash, digest(secret)):
+            raise SignInRefused("This sign-in is over. Begin again.")
+        counted = PendingSignIn.objects.filter(pk=pending.pk, tries=pending.tries, tries__lt=MOST_TRIES)
+        if not counted.update(tries=pending.tries + 1):
+            raise SignInRefused("The code was wrong too often. Begin again.")
+        if not hmac.compare_digest(pending.code_hash, digest(code.strip().upper())):
+            raise SignInRefused("This is not the code that the window shows. Type it again.")
+        with transaction.atomic():
+            if not PendingSignIn.objects.filter(pk=pending.pk).delete()[0]:
+                raise SignInRefused("This sign-in was used already. Begin again.")
+            user = pending.user
+            org = pending.org
+            if pending.draft is not None:
+                org = connecting.adopt(
+                    pending.draft,
+                    organization_id=user["organization_id"],
+                    name=user["org_name"],
+                    who=user["name"],
+                )
+            assert org is not None, "a sign-in is for an org or for a draft"
+            member, _ = Membership.objects.update_or_create(
+                org=org,
+                user_id=user["user_id"],
+                defaults={
+                    "username": user["username"][:200],
+                    "name": user["name"][:200],
+                    "role": user["role"],
+                    "signed_in_at": timezone.now(),
+                },
+            )
+            token = new_token()
+            WebSession.objects.create(org=org, member=member, token_hash=digest(token))
+            org.note(member.name, "signed in", f"as {member.role}")
+    return Finished(org, member, token, pending.token, pending.undo)
+
+
+def _pending() -> Any:
+    return PendingSignIn.objects.filter(created_at__gte=timezone.now() - PENDING)
+
+
+def _way(pending: PendingSignIn) -> SalesforceConnection:
+    """Give what reaches the org of a sign-in; of a draft, a connection that is not saved."""
+    if pending.draft is not None:
+        return connecting.connection_of(pending.draft)
+    assert pending.org is not None, "a sign-in is for an org or for a draft"
+    return pending.org.salesforce
+
+
+def _identify(pending: PendingSignIn, way: SalesforceConnection, code: str) -> tuple[dict[str, str], str]:
+    """Ask Salesforce who came, check that they are of this org, and find their role."""
+    local = settings.ALLOW_LOCAL_UPSTREAMS
+    answer = openid.exchange_code(
+        base_url=way.base_url,
+        client_id=way.consumer_key,
+        private_key=way.private_key,
+        redirect_uri=callback_url(),
+        code=code,
+        verifier=pending.verifier,
+        allow_local=local,
+    )
+    keys = openid.signing_keys(base_url=way.base_url, allow_local=local)
+    openid.check_id_token(
+        answer.id_token, base_url=way.base_url, client_id=way.consumer_key, nonce=pending.nonce, keys=keys
+    )
+    user = openid.user_info(base_url=way.base_url, token=answer.access_token, allow_local=local)
+    try:
+        if not user.active:
+            raise SignInRefused("This Salesforce user is not active.")
+        if pending.org is not None and user.organization_id[:15] != pending.org.salesforce_id[:15]:
+            raise SignInRefused("You are signed in to another Salesforce org. Sign in with a user of this one.")
+        role = role_of(way, user.user_id)
+        if pending.for_install and role is not Role.ADMIN:
+            raise SignInRefused("Only an administrator of the org can install. Sign in as one.")
+        if pending.draft is not None and role is not Role.ADMIN:
+            raise SignInRefused("Setting up needs an administrator of the org. Sign in as one.")
+    except BaseException:
+        openid.revoke(way.base_url, answer.access_token, allow_local=local)
+        raise
+    if not pending.for_install:
+        openid.revoke(way.base_url, answer.access_token, allow_local=local)
+    org_name = _name_of_org(way) if pending.draft is not None else ""
+    known = {
+        "org_name": org_name,
+        "user_id": user.user_id,
+        "organization_id": user.organization_id,
+        "username": user.username,
+        "name": user.name or user.username,
+        "role": role.value,
+    }
+    return known, answer.access_token.value if pending.for_install else ""
+
+
+def _rest(way: SalesforceConnection) -> RestClient:
+    return RestClient(base_url=way.base_url, tokens=way.tokens(), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+
+
+def _name_of_org(way: SalesforceConnection) -> str:
+    rows = _rest(way).query("SELECT Name FROM Organization")
+    return str(rows[0].get("Name") or "") if rows else ""
+
+
+def role_of(way: SalesforceConnection, user_id: str) -> Role:
+    """Read a user's role from their permission sets; who may customise the org administers.
+
+    :raises SignInRefused: if they have neither
+    """
+    rows = _rest(way).query(
+        "SELECT PermissionSet.Name, PermissionSet.PermissionsCustomizeApplication FROM PermissionSetAssignment "
+        f"WHERE AssigneeId = {soql_text(user_id)}"
+    )
+    sets = [row.get("PermissionSet") or {} for row in rows]
+    names = {each.get("Name") for each in sets}
+    if ADMIN_PERMISSION_SET in names or any(each.get("PermissionsCustomizeApplication") for each in sets):
+        return Role.ADMIN
+    if REP_PERMISSION_SET in names:
+        return Role.REP
+    raise SignInRefused(
+        f"You have no permission set for this yet. Ask an administrator to assign you “{REP_PERMISSION_SET}”."
+    )
+
+
+# sessions
+
+
+class PageRequest(HttpRequest):
+    """A request of somebody who is signed in; the org is that of the address, and theirs."""
+
+    org: Org
+    member: Membership
+    csp_nonce: str
+    frame_hosts: list[str]
+
+
+def cookie_name(handle: str) -> str:
+    """Name the session cookie of an org: all orgs' frames share one cookie jar, that of force.com."""
+    return f"__Host-sid-{handle}"
+
+
+def set_cookie(response: HttpResponse, name: str, value: str) -> None:
+    """Set a cookie that lives inside other sites' frames, in a jar of each such site."""
+    response.set_cookie(name, value, secure=True, httponly=True, samesite="None", path="/")
+    response.cookies[name]["partitioned"] = True
+
+
+def delete_cookie(response: HttpResponse, name: str) -> None:
+    """Take a cookie back; its jar is named by the same attributes."""
+    set_cookie(response, name, "")
+    response.cookies[name]["max-age"] = 0
+
+
+def token_of(request: HttpRequest, cookie: str) -> str:
+    """Read the token that a page sent: by header, where it keeps it itself, else by cookie."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else request.COOKIES.get(cookie, "")
+
+
+def find_session(request: HttpRequest, org: Org) -> WebSession | None:
+    """Find the session by which a request comes to an org's page, if there is one that counts."""
+    token = token_of(request, cookie_name(org.handle))
+    if not token:
+        return None
+    session = org.web_sessions.select_related("member").filter(token_hash=digest(token)).first()
+    if session is None or session.over:
+        return None
+    if timezone.now() - session.seen_at > SEEN_STEP:
+        org.web_sessions.filter(pk=session.pk).update(seen_at=timezone.now())
+    return session
+
+
+def comes_from_our_page(request: HttpRequest) -> bool:
+    """Tell whether a request that changes something was made by a page of ours.
+
+    Browsers say so themselves: https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site. A page
+    in a sandboxed frame sends ``Origin: null``, and is refused.
+    """
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return True
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get("Origin", "")
+    parts = urlsplit(origin)
+    return site in (None, "same-origin") and parts.netloc == request.get_host() and bool(parts.netloc)
+
+
+Parameters = ParamSpec("Parameters")
+View = Callable[Concatenate[PageRequest, Parameters], HttpResponse]
+
+
+def signed_in(role: Role) -> Callable[[View[Parameters]], Callable[..., HttpResponse]]:
+    """Show a page of an org to who is signed in with that role (administrators may all that reps may); else a way in."""
+
+    def decorate(view: View[Parameters]) -> Callable[..., HttpResponse]:
+        @csrf_exempt  # checked below, without a second cookie
+        @wraps(view)
+        def guarded(request: PageRequest, handle: str, *args: Parameters.args, **kwargs: Parameters.kwargs) -> HttpResponse:
+            if not comes_from_our_page(request):
+                return render(
+                    request, "tenants/refused.html", {"problem": "The request came from another page."}, status=403
+                )
+            with every_org():
+                org = Org.objects.select_related("salesforce").filter(handle=handle).first()
+            if org is None:
+                return render(request, "tenants/refused.html", {"problem": "This address is not known."}, status=404)
+            allow_frames(request, org)
+            with org_scope(org.pk):
+                session = find_session(request, org)
+                if session is None:
+                    return render(request, "tenants/sign_in.html", {"org": org}, status=401)
+                if role is Role.ADMIN and session.member.role != Role.ADMIN:
+                    return render(
+                        request, "tenants/refused.html", {"problem": "This page is for administrators."}, status=403
+                    )
+                request.org, request.member = org, session.member
+                return view(request, *args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def allow_frames(request: PageRequest, org: Org | None) -> None:
+    """Let an org's own Lightning hosts frame the page; of an org that is not known yet, those of any."""
+    request.frame_hosts = frame_hosts(org.salesforce.base_url if org is not None and hasattr(org, "salesforce") else "")
+
+
+def frame_hosts(base_url: str) -> list[str]:
+    """Name the hosts that may show our pages in a frame: Lightning, Setup (the App Builder's preview), Visualforce."""
+    if settings.ALLOW_LOCAL_UPSTREAMS and not base_url.endswith(".my.salesforce.com"):
+        return ["http://localhost:*", "http://127.0.0.1:*"]
+    visualforce = ["https://*.vf.force.com", "https://*.visualforce.com"]
+    suffixes = (".lightning.force.com", ".my.salesforce.com", ".my.salesforce-setup.com")
+    if not base_url.endswith(".my.salesforce.com"):
+        return [f"https://*{suffix}" for suffix in suffixes] + visualforce
+    return [base_url.removesuffix(".my.salesforce.com") + suffix for suffix in suffixes] + visualforce

@@ -1,0 +1,168 @@
+// Our pages live in frames of another site: what a page needs for that, and nothing else.
+(() => {
+  "use strict";
+
+  // Where cookies are blocked in frames, the page itself keeps what proves that somebody is signed in, until it is left.
+  let token = "";
+
+  // A frame that was made by component code under Lightning Web Security has no origin: no cookies, no windows, no forms.
+  const shut = window.origin === "null";
+
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (token) event.detail.headers.Authorization = `Bearer ${token}`;
+  });
+
+  // A refusal is a page as well: it is shown where the answer would have been.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const status = event.detail.xhr.status;
+    if (status >= 400 && status < 500) {
+      event.detail.shouldSwap = true;
+      event.detail.isError = false;
+    }
+  });
+
+  document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
+  document.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status >= 500) say("Something went wrong on our side. Try again in a moment.");
+  });
+
+  function say(words) {
+    const place = document.getElementById("alert");
+    place.querySelector("span").textContent = words;
+    place.hidden = false;
+  }
+
+  const post = (url, fields) => fetch(url, {
+    method: "POST",
+    headers: { "Content-Type": "application/x-www-form-urlencoded", ...(token ? { Authorization: `Bearer ${token}` } : {}) },
+    body: new URLSearchParams(fields),
+  });
+
+  // One sign-in at a time: what began it, and the window that it happens in.
+  let pending = null;
+
+  async function signIn(button) {
+    const popup = window.open("", "service-cloud-connector-sign-in", "popup,width=520,height=680");
+    button.disabled = true;
+    try {
+      const answer = await post(button.dataset.signIn, button.dataset.fields ? JSON.parse(button.dataset.fields) : {});
+      if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || "The sign-in could not be begun.");
+      pending = { ...(await answer.json()), popup };
+      if (popup) popup.location = pending.start;
+      document.getElementById("code-form").hidden = false;
+      document.getElementById("sign-in-link").href = pending.start;
+      document.getElementById("blocked").hidden = Boolean(popup);
+    } catch (error) {
+      popup?.close();
+      say(error.message);
+    } finally {
+      button.disabled = false;
+    }
+  }
+
+  async function finish(code) {
+    if (!pending) return;
+    const answer = await post(pending.finish, { id: pending.id, secret: pending.secret, code });
+    const body = await answer.json().catch(() => ({}));
+    if (!answer.ok) {
+      say(body.error || "The sign-in did not succeed. Begin again.");
+      return;
+    }
+    pending.popup?.close();
+    pending = null;
+    token = body.token;
+    htmx.ajax("GET", body.next, { target: "#main", select: "#main", swap: "outerHTML" })
+      .then(() => history.replaceState(null, "", body.next));
+  }
+
+  // Only a window of our own site, the very one that we opened, may hand a code in.
+  window.addEventListener("message", (event) => {
+    if (event.origin !== window.location.origin || !pending || event.source !== pending.popup) return;
+    if (typeof event.data?.signInCode === "string") finish(event.data.signInCode);
+  });
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-sign-in]");
+    if (button) signIn(button);
+    const copy = event.target.closest("[data-copy]");
+    if (copy) copyText(copy);
+    const file = event.target.closest("[data-download]");
+    if (file && token) {
+      event.preventDefault(); // a plain link would not carry the token
+      download(file);
+    }
+  });
+
+  document.addEventListener("submit", (event) => {
+    if (event.target.id === "code-form") {
+      event.preventDefault();
+      finish(event.target.elements.code.value);
+    }
+    if (event.target.dataset.remember) remember(event.target.elements.my_domain.value);
+  });
+
+  // The My Domain that was typed last; a browser may keep nothing for frames.
+  function remember(value) {
+    try {
+      if (value) localStorage.setItem("my-domain", value);
+      return localStorage.getItem("my-domain") || "";
+    } catch {
+      return "";
+    }
+  }
+
+  async function copyText(button) {
+    const text = button.dataset.copy;
+    try {
+      await navigator.clipboard.writeText(text); // a frame needs its parent's leave for this
+    } catch {
+      const field = document.createElement("textarea");
+      field.value = text;
+      document.body.append(field);
+      field.select();
+      document.execCommand("copy");
+      field.remove();
+    }
+    const before = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = before; }, 1500);
+  }
+
+  async function download(link) {
+    const answer = await fetch(link.href, { headers: { Authorization: `Bearer ${token}` } });
+    if (!answer.ok) {
+      say("The file could not be made. Try again.");
+      return;
+    }
+    const saved = document.createElement("a");
+    saved.href = URL.createObjectURL(await answer.blob());
+    saved.download = link.dataset.download;
+    saved.click();
+    URL.revokeObjectURL(saved.href);
+  }
+
+  // A page that was just made may bring the token along.
+  function takeToken() {
+    const place = document.querySelector("[data-token]");
+    if (place) token = place.dataset.token;
+  }
+
+  function ready() {
+    takeToken();
+    if (shut) {
+      document.getElementById("shut").hidden = false;
+      document.getElementById("main").hidden = true;
+      document.getElementById("own-tab").href = window.location.href;
+    }
+    const field = document.querySelector("[data-remember] [name=my_domain]");
+    if (field && !field.value) field.value = remember();
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
+  else ready();
+  document.addEventListener("htmx:afterSwap", () => {
+    document.getElementById("alert").hidden = true;
+    takeToken();
+    document.querySelector("[autofocus]")?.focus();
+  });
+})();

@@ -1,0 +1,366 @@
+"""Each check has a fault that is planted here: it is found, nothing else is blamed, and what to do is said."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Lane, Message, Side
+from sandbox import rest
+from tenants import broker, connecting, doctor
+from tenants.doctor import State
+from tenants.models import InfobipAccount, Sender
+from tenants.tenancy import every_org
+from tests.set_up.conftest import Company
+
+Patch = pytest.MonkeyPatch
+EVENT = {
+    "EventType__c": {"label": "EventType", "type": "Text", "length": 255},
+    "Payload__c": {"label": "Payload", "type": "LongTextArea", "length": 131_072},
+}
+NOBODY = {"type": "HTTP_FORWARD", "url": "https://old-system.example.com/hook"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is planted, the titles that it turns, and how bad that is."""
+
+    plant: Callable[[Company, Patch], object]
+    titles: tuple[str, ...]
+    state: State = State.BAD
+    hides: bool = False  # other checks cannot look then
+    says: str = ""
+
+
+def edit(path: str, value: object) -> Callable[[Company, Patch], object]:
+    return lambda company, patch: company.edit(path, value)
+
+
+def at_infobip(**change: object) -> Callable[[Company, Patch], object]:
+    return lambda company, patch: company.at_infobip(**change)
+
+
+def rename_org(company: Company, patch: Patch) -> None:
+    company.keep(company.org, salesforce_id="00D5g0000999999EAA")
+
+
+def let_certificate_end(company: Company, patch: Patch) -> None:
+    patch.setattr(connecting, "CERTIFICATE_LIFE", timedelta(days=10))
+    way = company.org.salesforce
+    company.keep(way, certificate=connecting.certificate_for(way.private_key))
+
+
+def be_an_old_org(company: Company, patch: Patch) -> None:
+    patch.setattr(rest, "VERSIONS", {"64.0": "Summer '25"})
+
+
+def move_channel(company: Company, patch: Patch) -> None:
+    company.edit("MessagingChannel.ChannelAddressIdentifier", "another")
+    company.edit("MessagingChannel.MessagingPlatformKey", "another")
+
+
+def unroute(company: Company, patch: Patch) -> None:
+    company.edit("MessagingChannel.SessionHandlerId", None)
+    company.edit("MessagingChannel.TargetQueueId", None)
+
+
+def use_other_permission_set(company: Company, patch: Patch) -> None:
+    ours = next(row for row in company.records("PermissionSet") if row["Name"] == "Infobip_Connector")
+    user = next(row for row in company.records("User") if row["Username"] == company.document["org"]["username"])
+    other = {"Name": "Theirs", "Label": "Theirs", "PermissionsApiEnabled": True, "PermissionsViewSetup": True}
+    company.edit("PermissionSet", other)
+    theirs = next(row for row in company.records("PermissionSet") if row["Name"] == "Theirs")
+    company.edit("PermissionSetAssignment", {"AssigneeId": user["Id"], "PermissionSetId": theirs["Id"]})
+    rights = {"PermissionsRead": True, "PermissionsCreate": True, "SobjectType": "Infobip_Event__e"}
+    company.edit("ObjectPermissions", {"ParentId": theirs["Id"], **rights})
+    company.edit("ExternalClientApp.PermissionSets", ["Theirs"])
+    company.edit(f"PermissionSetAssignment[PermissionSetId={ours['Id']}]", None)
+
+
+def remove_account(company: Company, patch: Patch) -> None:
+    with every_org():
+        InfobipAccount.objects.filter(org=company.org).delete()
+
+
+def remove_senders(company: Company, patch: Patch) -> None:
+    with every_org():
+        Sender.objects.filter(org=company.org).delete()
+
+
+def let_key_end(company: Company, patch: Patch) -> None:
+    company.at_infobip(validTo=(timezone.now() + timedelta(days=5)).isoformat())
+
+
+def in_account(change: Callable[[Any], object]) -> Callable[[Company, Patch], object]:
+    """Change what no call of the control API changes."""
+
+    def plant(company: Company, patch: Patch) -> None:
+        org = company.far_side.sandbox.world.find_org(company.document["org"]["orgId"])
+        change(org.accounts["main"].setup)
+
+    return plant
+
+
+def unsign(setup: Any) -> None:
+    setup.profiles["provisioned"].auth_id = None
+
+
+def post_elsewhere(setup: Any) -> None:
+    setup.profiles["provisioned"].settings["webhook"]["notifyUrl"] = "https://old-system.example.com/hook"
+
+
+def mute_reports(setup: Any) -> None:
+    setup.subscriptions["provisioned"].events.remove("SEEN")
+
+
+def put_chatbot_first(company: Company, patch: Patch) -> None:
+    company.keep(company.sender, chatbot_first=True)
+
+
+def refuse_webhooks(company: Company, patch: Patch) -> None:
+    broker.count_refusal(company.account.pk, "bad signature")
+
+
+def change_secret(company: Company, patch: Patch) -> None:
+    company.keep(company.account, previous_webhook_secret="the-one-of-before")
+
+
+def stop_stream(**values: object) -> Callable[[Company, Patch], object]:
+    def plant(company: Company, patch: Patch) -> None:
+        with every_org():
+            EventSubscription.objects.filter(org=company.org).update(**values)
+
+    return plant
+
+
+def forget_stream(company: Company, patch: Patch) -> None:
+    with every_org():
+        EventSubscription.objects.filter(org=company.org).delete()
+
+
+def open_circuit(company: Company, patch: Patch) -> None:
+    with every_org():
+        Circuit.objects.create(org=company.org, side=Side.INFOBIP, opened_at=timezone.now())
+
+
+def let_message_wait(company: Company, patch: Patch) -> None:
+    at = timezone.now() - timedelta(hours=1)
+    with every_org():
+        conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234567")
+        lane = Lane.objects.create(org=company.org, conversation=conversation, direction=Direction.INBOUND)
+        Message.objects.create(
+            org=company.org,
+            lane=lane,
+            conversation=conversation,
+            channel=company.channel,
+            direction=Direction.INBOUND,
+            position=1,
+            source_entry=str(uuid4()),
+            text="hello",
+            written_at=at,
+            created_at=at,
+            status_at=at,
+        )
+
+
+WARNING = State.WARNING
+RIGHTS = "ObjectPermissions[SobjectType=Infobip_Event__e,PermissionSet.Name=sfdc_scrt2]"
+FORWARDED = ("Forwarding of +{number}",)
+SUBSCRIPTION = ("Subscription of main",)
+# by the title of the check: what can be wrong with it
+FAULTS: dict[str, list[Fault]] = {
+    "Login to Salesforce": [
+        Fault(
+            edit("ExternalClientApp.ConsumerKey", "3MVG9other"), ("Login to Salesforce",), hides=True, says="consumer key"
+        ),
+        Fault(edit("User.IsActive", False), ("Login to Salesforce",), hides=True),
+    ],
+    "The org is the one that was connected": [Fault(rename_org, ("The org is the one that was connected",))],
+    "Scopes of the app": [
+        Fault(
+            edit("ExternalClientApp.Scopes", ["api", "refresh_token", "openid", "id"]),
+            ("Scopes of the app",),
+            says="interaction_api",
+        )
+    ],
+    "Address of the messaging service": [
+        Fault(
+            lambda company, patch: company.keep(company.org.salesforce, scrt_url="https://other.my.salesforce-scrt.com"),
+            ("Address of the messaging service",),
+            WARNING,
+        )
+    ],
+    "Our certificate": [Fault(let_certificate_end, ("Our certificate",), WARNING, says="9 days")],
+    "API version": [Fault(be_an_old_org, ("API version",), hides=True, says="64.0")],
+    "API calls left today": [Fault(edit("limits.DailyApiRequests.Remaining", 5_000), ("API calls left today",), WARNING)],
+    "Event deliveries left today": [
+        Fault(edit("limits.DailyDeliveredPlatformEvents.Remaining", 0), ("Event deliveries left today",), WARNING)
+    ],
+    "Platform event": [
+        Fault(
+            edit("EntityDefinition.Fields", {"EventType__c": EVENT["EventType__c"]}),
+            ("Platform event Infobip_Event__e",),
+            says="Payload__c",
+        ),
+        Fault(edit("EntityDefinition", None), ("Platform event Infobip_Event__e", "*Infobip_Event__e"), says="not there"),
+    ],
+    "Fields of the platform event": [
+        Fault(
+            edit("EntityDefinition.Fields", EVENT | {"Payload__c": EVENT["Payload__c"] | {"length": 256}}),
+            ("Fields of Infobip_Event__e",),
+            says="256",
+        )
+    ],
+    "Access of Salesforce's messaging service to the event": [
+        Fault(edit(RIGHTS, None), ("Access of Salesforce's messaging service to Infobip_Event__e",)),
+        Fault(
+            edit(f"{RIGHTS}.PermissionsCreate", False),
+            ("Access of Salesforce's messaging service to Infobip_Event__e",),
+            says="create: no",
+        ),
+    ],
+    "Channel definition": [
+        Fault(
+            lambda company, patch: company.keep(company.channel, authorization_context="Infobip WhatsApp"),
+            ("Channel definition of WhatsApp",),
+            says="Infobip WhatsApp",
+        )
+    ],
+    "Vendor of the channel definition": [
+        Fault(edit("ConversationVendorInfo.VendorType", "BringYourOwnContactCenter"), ("Vendor of Infobip_WhatsApp",))
+    ],
+    "Owners of routing and consent": [
+        Fault(
+            edit("ConversationChannelDefinition.RoutingOwner", "Partner"),
+            ("Owners of routing and consent of Infobip_WhatsApp",),
+            says="Partner",
+        )
+    ],
+    "Event of the channel definition": [
+        Fault(edit("ConversationChannelDefinition.CustomEventTypeField", "Kind__c"), ("Event of Infobip_WhatsApp",))
+    ],
+    "Messaging channel": [Fault(move_channel, ("Messaging channel WhatsApp",))],
+    "Messaging channel is active": [Fault(edit("MessagingChannel.IsActive", False), ("WhatsApp is active",))],
+    "Routing of the channel": [Fault(unroute, ("Routing of WhatsApp",))],
+    "Record that joins channel and definition": [
+        Fault(edit("CustomMsgChannel", None), ("Record that joins WhatsApp and its definition",), WARNING)
+    ],
+    "Delivered and read marks": [
+        Fault(edit("CustomMsgChannel.HasInboundReceipts", False), ("Delivered and read marks of WhatsApp",), WARNING)
+    ],
+    "Queue for sessions": [Fault(edit("QueueSobject", None), ("Queue for sessions",))],
+    "Routing configuration of the queue": [
+        Fault(edit("Group.QueueRoutingConfigId", None), ("Routing configuration of the queue",))
+    ],
+    "Members of the queue": [Fault(edit("GroupMember", None), ("Members of the queue",), WARNING)],
+    "Routing flow": [Fault(edit("FlowDefinitionView.ActiveVersionId", None), ("Routing flow",))],
+    "Service Cloud User": [Fault(edit("User.UserPermissionsSupportUser", False), ("Service Cloud User",))],
+    "Licences of the integration user": [
+        Fault(
+            edit("PermissionSetLicenseAssign[PermissionSetLicense.MasterLabel=Messaging User]", None),
+            ("Licences of the integration user",),
+            says="missing: Messaging User",
+        )
+    ],
+    "Permission set of the integration user": [
+        Fault(use_other_permission_set, ("Permission set of the integration user",), WARNING)
+    ],
+    "Permission set of the reps": [
+        Fault(
+            edit("PermissionSetAssignment[PermissionSet.Name=Infobip_Agent]", None),
+            ("Permission set of the reps",),
+            WARNING,
+        )
+    ],
+    "Infobip account": [Fault(remove_account, ("Infobip account", "Senders of WhatsApp"))],
+    "API key of Infobip": [
+        Fault(at_infobip(enabled=False), ("API key of main",), hides=True),
+        Fault(
+            at_infobip(
+                scopes=[
+                    "account-management:manage",
+                    "numbers:manage",
+                    "subscriptions:manage",
+                    "whatsapp:manage",
+                    "conversations:manage",
+                    "inbound-message:read",
+                ]
+            ),
+            ("API key of main",),
+            says="message:send",
+        ),
+    ],
+    "Life of Infobip's API key": [Fault(let_key_end, ("Life of the API key of main",), WARNING, says="4 days")],
+    "Subscription to WhatsApp events": [
+        Fault(at_infobip(removeSubscriptions=["provisioned"]), SUBSCRIPTION, says="none"),
+        Fault(in_account(post_elsewhere), SUBSCRIPTION, says="elsewhere"),
+        Fault(in_account(unsign), ("Signature of main's events",)),
+        Fault(in_account(mute_reports), ("Delivery and seen events of main",), WARNING, says="SEEN"),
+    ],
+    "Senders": [Fault(remove_senders, ("Senders of WhatsApp",))],
+    "Forwarding of the senders": [
+        Fault(
+            lambda company, patch: company.at_infobip(numbers={company.sender.number: {"forwarding": NOBODY}}), FORWARDED
+        ),
+        Fault(
+            lambda company, patch: company.at_infobip(
+                numbers={company.sender.number: {"keyword": "STOP", "forwarding": NOBODY}}
+            ),
+            FORWARDED,
+            WARNING,
+            says="STOP",
+        ),
+    ],
+    "State of the senders at WhatsApp": [
+        Fault(
+            lambda company, patch: company.at_infobip(numbers={company.sender.number: {"status": "RESTRICTED"}}),
+            ("State of +{number} at WhatsApp",),
+            WARNING,
+            says="restricted",
+        )
+    ],
+    "Chatbot conversations": [Fault(put_chatbot_first, ("Chatbot conversations of main",), WARNING)],
+    "Webhooks that were refused": [
+        Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")
+    ],
+    "Webhook secret in use": [Fault(change_secret, ("Webhook secret of main",), WARNING)],
+    "Event stream": [
+        Fault(stop_stream(problem="the login is refused"), ("Event stream /event/Infobip_Event__e",)),
+        Fault(
+            stop_stream(last_answer_at=timezone.now() - timedelta(hours=1)),
+            ("Event stream /event/Infobip_Event__e",),
+            says="silent",
+        ),
+        Fault(forget_stream, ("Event stream",), WARNING),
+    ],
+    "Ways to the far sides": [Fault(open_circuit, ("Way to Infobip",))],
+    "Messages that wait": [Fault(let_message_wait, ("Messages that wait",), WARNING)],
+}
+
+
+def test_every_check_has_a_fault_that_is_planted() -> None:
+    assert set(FAULTS) == set(doctor.checks)
+
+
+@pytest.mark.parametrize(
+    ("check", "fault"),
+    [pytest.param(check, fault, id=f"{check}-{n}") for check in FAULTS for n, fault in enumerate(FAULTS[check])],
+)
+def test_a_fault_is_found_and_nothing_else_is_blamed(acme: Company, monkeypatch: Patch, check: str, fault: Fault) -> None:
+    assert acme.troubles() == {}
+    fault.plant(acme, monkeypatch)
+    troubles = acme.troubles()
+    titles = [title.format(number=acme.sender.number) for title in fault.titles]
+    first = troubles[titles[0]]
+    assert first.state is fault.state
+    assert fault.says in first.found + first.remedy
+    assert first.remedy.endswith(".") and first.why.endswith(".") and first.expected and first.found
+    unknown = {title for title, each in troubles.items() if each.state is State.UNKNOWN}
+    assert bool(unknown) == fault.hides
+    endings = tuple(title.removeprefix("*") for title in titles if title.startswith("*"))
+    others = set(troubles) - unknown - set(titles)
+    assert {title for title in others if not (endings and title.endswith(endings))} == set()
