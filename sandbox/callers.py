@@ -36,7 +36,7 @@ DATA = BOTH | {
     "FlowDefinitionView",
     "UserRecordAccess",
 }
-TOOLING = BOTH | {"FlowDefinition", "FlexiPage", "AuraDefinitionBundle", "CustomTab"}
+TOOLING = BOTH | {"Flow", "FlowDefinition", "FlexiPage", "AuraDefinitionBundle", "CustomTab"}
 
 
 @dataclass(frozen=True)

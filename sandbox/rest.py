@@ -54,6 +54,17 @@ class UserRecordAccess(Record):
     has_edit_access: bool
 
 
+@dataclass(kw_only=True, eq=False)
+class FlowVersion(Record):
+    """A version of a flow, which the Tooling API calls a flow; it is computed, and never kept."""
+
+    prefix = "301"
+    definition_id: str
+    version_number: int
+
+
+COMPUTED: dict[str, type[Record]] = {"UserRecordAccess": UserRecordAccess, "Flow": FlowVersion}
+
 Act = Callable[[web.Request, Caller], Awaitable[tuple[int, Any]]]
 
 
@@ -236,12 +247,19 @@ class Table:
         if name == "FlowDefinition":
             self.kind, self.fields = FlowDefinitionView, FLOW_DEFINITION
         else:
-            self.kind = UserRecordAccess if name == "UserRecordAccess" else KINDS[name]
+            self.kind = COMPUTED.get(name) or KINDS[name]
             self.fields = shown_fields(self.kind)
         self.whole = tooling and name in ("ConversationVendorInfo", "ConversationChannelDefinition")
 
     def rows(self) -> list[Record]:
         """Return all rows."""
+        if self.kind is FlowVersion:
+            return [
+                FlowVersion(id=version, definition_id=flow.id, version_number=number)
+                for flow in self.setup.rows(FlowDefinitionView)
+                for number, version in enumerate(flow.versions, start=1)
+                if version
+            ]
         return list(self.setup.tables[self.kind.__name__])
 
     def check(self, path: str) -> list[str]:

@@ -5,6 +5,7 @@ The pages of set-up call these; each changes one thing, says who did it, and rai
 
 import re
 import secrets
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -16,19 +17,21 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 from django.conf import settings
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
 from connector.infobip.setup import ProfileSettings, SetupClient, State
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
 from connector.salesforce.rest import RestClient
+from tenants import broker
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, long_org_id
 from tenants.tenancy import every_org
 
 CERTIFICATE_LIFE = timedelta(days=2 * 365)
 DRAFT_LIFE = timedelta(hours=24)
+LONGEST_LABEL = 63  # of what stands between two dots of a host
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +92,35 @@ def my_domain(typed: str) -> str:
     text = typed.strip().rstrip("/")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*(\.(sandbox|develop|scratch|trailblaze|demo|free|patch|stage))?", text):
         text = f"https://{text}.my.salesforce.com"
-    parts = urlsplit(text if "://" in text else f"https://{text}")
-    local = settings.ALLOW_LOCAL_UPSTREAMS and parts.hostname in ("localhost", "127.0.0.1", "::1")
-    host = (parts.hostname or "").lower()
-    for suffix in (".lightning.force.com", ".my.salesforce-setup.com", ".my.salesforce-scrt.com"):
-        host = host.removesuffix(suffix) + (".my.salesforce.com" if host.endswith(suffix) else "")
-    address = f"{parts.scheme}://{parts.netloc}" if local else f"https://{host}"
     try:
+        address = _org_address(text)
         return check_address(address, service="Salesforce", hosts=ORG_HOSTS, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
-    except AddressRefused as exc:
+    except (AddressRefused, ValueError) as exc:
         raise SetupProblem(
             {
                 "my_domain": "This is not a Salesforce org's address. It looks like https://acme.my.salesforce.com; "
                 "find yours in Setup under My Domain."
             }
         ) from exc
+
+
+def _org_address(text: str) -> str:
+    """Bring an address of one of an org's hosts to that of its My Domain; a user or a port stays, and is refused.
+
+    :raises ValueError: if it is no address, or holds letters that only look like those of one
+    """
+    if not text.isascii():
+        raise ValueError("a My Domain has plain letters only")
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    if settings.ALLOW_LOCAL_UPSTREAMS and parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        return f"{parts.scheme}://{parts.netloc}"
+    host = parts.netloc.lower()
+    for suffix in (".lightning.force.com", ".my.salesforce-setup.com", ".my.salesforce-scrt.com"):
+        if host.endswith(suffix):
+            host = host.removesuffix(suffix) + ".my.salesforce.com"
+    if any(len(label) > LONGEST_LABEL for label in host.split(".")):
+        raise ValueError("no host has so long a name")
+    return f"https://{host}"
 
 
 def scrt_url_of(base_url: str) -> str:
@@ -162,12 +179,22 @@ def try_login(way: SalesforceConnection) -> str:
     try:
         token = log_in(way)
     except AuthenticationFailed as exc:
-        raise SetupProblem({"consumer_key": remedy_of(exc)}) from exc
+        raise SetupProblem({_field_of(exc): remedy_of(exc)}) from exc
     except AddressRefused as exc:
         raise SetupProblem({"my_domain": str(exc)}) from exc
     except ServiceUnavailable as exc:
         raise SetupProblem({"": f"Salesforce does not answer at {way.base_url} ({exc.message}). Try again."}) from exc
     return token.org_id
+
+
+def _field_of(refusal: AuthenticationFailed) -> str:
+    """Name the field that a refused login is about; the certificate, the address and the clock are in none."""
+    code = refusal.code.lower()
+    if code == "invalid_app_access" or (
+        code == "invalid_grant" and not re.search("audience|assertion|expired", refusal.description.lower())
+    ):
+        return "username"
+    return "consumer_key" if code in ("invalid_client_id", "app_not_found", "oauth_ec_app_not_found") else ""
 
 
 def connect_draft(draft: Draft, *, consumer_key: str, username: str) -> None:
@@ -188,12 +215,11 @@ def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
     """
     long_id = organization_id if len(organization_id) == 18 else long_org_id(organization_id)
     with every_org(), transaction.atomic():
-        org = Org.objects.select_for_update().filter(salesforce_id__startswith=long_id[:15]).first()
-        known = org is not None
-        if org is None:
-            # another browser may prove the same org at this very moment
-            org, created = Org.objects.get_or_create(salesforce_id=long_id, defaults={"name": name[:200] or "your org"})
-            known = not created
+        orgs = Org.objects.filter(salesforce_id__startswith=long_id[:15])
+        known = orgs.exists()
+        if not known:  # another browser may prove the same org just now: then it is there when this returns
+            Org.objects.bulk_create([Org(salesforce_id=long_id, name=name[:200] or "your org")], ignore_conflicts=True)
+        org = orgs.select_for_update().get()
         way = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
         way.base_url, way.scrt_url = draft.base_url, scrt_url_of(draft.base_url)
         way.consumer_key, way.username = draft.consumer_key, draft.username
@@ -207,20 +233,21 @@ def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
 
 
 def change_connection(org: Org, *, consumer_key: str, username: str, scrt_url: str, who: str) -> None:
-    """Try another external client app or user, and keep it.
+    """Try another external client app or user, and keep it; an org that was disconnected is connected again by it.
 
     :raises SetupProblem: with the remedy; nothing is changed then
     """
-    way = org.salesforce
-    before = (way.consumer_key, way.username, way.scrt_url)
+    before, way = org.salesforce, copy(org.salesforce)
     way.consumer_key, way.username, way.scrt_url = consumer_key, username, scrt_url
     check_addresses(way, "scrt_url")
     _check_same_org(org, try_login(way))
-    way.save()
-    if Org.objects.filter(pk=org.pk).exclude(disconnected_at=None).update(disconnected_at=None):
-        org.note(who, "connected the org again", way.base_url)
-    elif before != (way.consumer_key, way.username, way.scrt_url):
-        org.note(who, "changed the Salesforce connection", way.username)
+    with transaction.atomic():
+        # these only: somebody else may have begun a change of keys meanwhile
+        way.save(update_fields=["consumer_key", "username", "scrt_url", "updated_at"])
+        if (before.consumer_key, before.username, before.scrt_url) != (consumer_key, username, way.scrt_url):
+            org.note(who, "changed the Salesforce connection", way.username)
+        if Org.objects.filter(pk=org.pk).exclude(disconnected_at=None).update(disconnected_at=None):
+            org.note(who, "connected the org again", way.base_url)
 
 
 def _check_same_org(org: Org, organization_id: str) -> None:
@@ -229,13 +256,17 @@ def _check_same_org(org: Org, organization_id: str) -> None:
 
 
 def begin_key_change(org: Org, *, who: str) -> None:
-    """Make the next key pair; the present one goes on working until the new one does."""
-    way = org.salesforce
-    pair = new_key_pair(urlsplit(way.base_url).hostname or "org")
-    SalesforceConnection.objects.filter(org=org).update(
-        next_private_key=pair.private_key, next_certificate=pair.certificate
-    )
-    org.note(who, "made a new key pair")
+    """Make the next key pair; the present one goes on working until the new one does.
+
+    One that was made already stays: its certificate may be on its way into the org.
+    """
+    pair = new_key_pair(urlsplit(org.salesforce.base_url).hostname or "org")
+    with transaction.atomic():
+        begun = SalesforceConnection.objects.filter(org=org, next_certificate="").update(
+            next_private_key=pair.private_key, next_certificate=pair.certificate
+        )
+        if begun:
+            org.note(who, "made a new key pair")
 
 
 def finish_key_change(org: Org, *, who: str) -> None:
@@ -243,14 +274,18 @@ def finish_key_change(org: Org, *, who: str) -> None:
 
     :raises SetupProblem: if the org does not take it yet; the present one stays in use
     """
-    way = org.salesforce
+    way = copy(org.salesforce)
     if not way.next_private_key:
         raise SetupProblem({"": "No change of keys is under way."})
     way.private_key, way.certificate = way.next_private_key, way.next_certificate
-    way.next_private_key = way.next_certificate = ""
     _check_same_org(org, try_login(way))
-    way.save()
-    org.note(who, "put the new key pair to use")
+    with transaction.atomic():
+        # somebody else may have put it to use meanwhile, and have made another pair since
+        used = SalesforceConnection.objects.filter(org=org, next_certificate=way.certificate).update(
+            private_key=way.private_key, certificate=way.certificate, next_private_key="", next_certificate=""
+        )
+        if used:
+            org.note(who, "put the new key pair to use")
 
 
 def setup_host(base_url: str) -> str:
@@ -348,6 +383,9 @@ def infobip_setup(account: InfobipAccount) -> SetupClient:
     return SetupClient(base_url=account.base_url, api_key=account.api_key, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
 
 
+NAME_TAKEN = "There is an account of this name already."
+
+
 def connect_infobip(
     org: Org, *, name: str, base_url: str, api_key: str, who: str, account: InfobipAccount | None = None
 ) -> InfobipAccount:
@@ -371,11 +409,16 @@ def connect_infobip(
         raise SetupProblem({"base_url": f"Infobip does not answer there: {exc.message}"}) from exc
     account.capabilities = {each.name: each.state.value for each in capabilities}
     if org.infobip_accounts.filter(name=name).exclude(pk=account.pk).exists():
-        raise SetupProblem({"name": "There is an account of this name already."})
+        raise SetupProblem({"name": NAME_TAKEN})
     created = account.pk is None
-    with transaction.atomic():
-        account.save()
-        org.note(who, "added an Infobip account" if created else "changed an Infobip account", account.name)
+    # of one that is there these only: somebody else may have made a new webhook secret meanwhile
+    changed = None if created else ["name", "base_url", "api_key", "capabilities", "updated_at"]
+    try:
+        with transaction.atomic():
+            account.save(update_fields=changed)
+            org.note(who, "added an Infobip account" if created else "changed an Infobip account", account.name)
+    except IntegrityError as exc:  # pressed twice, or by two administrators
+        raise SetupProblem({"name": NAME_TAKEN}) from exc
     return account
 
 
@@ -429,35 +472,36 @@ def _end_unsigned(client: SetupClient, account: InfobipAccount, *, keep: str) ->
 
 
 def change_webhook_secret(account: InfobipAccount, *, who: str) -> None:
-    """Make a new webhook secret; the present one stays valid beside it until Infobip has been changed over."""
+    """Make a new webhook secret; the present one stays valid beside it until Infobip has been changed over.
+
+    While a change is under way there is no other one: Infobip may still sign with the secret of before.
+    """
     with transaction.atomic():
-        account.previous_webhook_secret = account.webhook_secret
-        account.webhook_secret = secrets.token_urlsafe(32)
-        account.save()
-        account.org.note(who, "made a new webhook secret", account.name)
+        mine = InfobipAccount.objects.select_for_update().get(pk=account.pk)
+        if not mine.previous_webhook_secret:
+            mine.previous_webhook_secret, mine.webhook_secret = mine.webhook_secret, secrets.token_urlsafe(32)
+            mine.save(update_fields=["previous_webhook_secret", "webhook_secret", "updated_at"])
+            mine.org.note(who, "made a new webhook secret", mine.name)
 
 
 def retire_old_secret(account: InfobipAccount, *, who: str) -> None:
     """Accept the new webhook secret only."""
     with transaction.atomic():
-        account.previous_webhook_secret = ""
-        account.save()
-        account.org.note(who, "ended the old webhook secret", account.name)
+        ended = InfobipAccount.objects.filter(pk=account.pk).exclude(previous_webhook_secret="")
+        if ended.update(previous_webhook_secret=""):
+            account.org.note(who, "ended the old webhook secret", account.name)
 
 
 def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | None, chatbot_first: bool, who: str) -> None:
     """Put a number on a channel, or take it off all of them.
 
-    :raises SetupProblem: if Infobip does not list the number as a sender of the account
+    :raises SetupProblem: if the number is not a sender of the account
     """
     org = account.org
+    if not re.fullmatch(r"[1-9]\d{5,19}", number):
+        raise SetupProblem({"number": "Give the number with its country code, such as 447700900123."})
     if channel is not None and not account.senders.filter(number=number).exists():
-        try:
-            listed = {each.number for each in infobip_setup(account).numbers(number) if each.usable}
-        except ApiError as exc:
-            raise SetupProblem({"number": f"Infobip does not list the numbers of this account: {exc.message}"}) from exc
-        if number not in listed:
-            raise SetupProblem({"number": "This is not a WhatsApp sender of this account."})
+        _check_number(account, number)
     with transaction.atomic():
         if channel is None:
             if org.senders.filter(account=account, number=number).delete()[0]:
@@ -469,6 +513,18 @@ def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | No
         )
         if created or before is None or (before.channel_id, before.chatbot_first) != (channel.pk, chatbot_first):
             org.note(who, "chose a sender", f"{sender.number[-4:]} on {channel.name}")
+
+
+def _check_number(account: InfobipAccount, number: str) -> None:
+    """Refuse a number that is no WhatsApp sender of the account; a key that may not list them has any number taken."""
+    try:
+        listed = {each.number for each in infobip_setup(account).numbers(number) if each.usable}
+    except AuthenticationFailed:
+        return
+    except ApiError as exc:
+        raise SetupProblem({"number": f"Infobip does not list the numbers of this account: {exc.message}"}) from exc
+    if number not in listed:
+        raise SetupProblem({"number": "This is not a WhatsApp sender of this account."})
 
 
 # what each missing scope costs: https://www.infobip.com/docs/essentials/api-essentials/api-authorization#api-scopes
@@ -500,6 +556,7 @@ class AccountView:
     capabilities: list[CapabilityView]
     subscribed: bool | None  # None: not known
     problem: str
+    old_secret_used: str  # when a webhook was last signed with the secret of before a change
 
 
 SCOPES = {
@@ -526,7 +583,7 @@ def describe_account(account: InfobipAccount) -> AccountView:
         pass  # the key may not tell
     except ApiError as exc:
         problem = f"Infobip does not answer: {exc.message}"
-    return AccountView(account, capabilities, subscribed, problem)
+    return AccountView(account, capabilities, subscribed, problem, broker.old_secret_used_at(account.pk))
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,6 +602,7 @@ class AccountSenders:
 
     account: InfobipAccount
     senders: list[SenderView]
+    listed: bool  # else they are typed in
     problem: str
 
 
@@ -552,9 +610,11 @@ def describe_senders(account: InfobipAccount) -> AccountSenders:
     """List an account's usable numbers, and those that are chosen though Infobip does not list them."""
     chosen = {sender.number: sender for sender in account.senders.select_related("channel")}
     client = infobip_setup(account)
-    problem, listed = "", []
+    problem, may_list, listed = "", True, []
     try:
         listed = [each for each in client.numbers() if each.usable]
+    except AuthenticationFailed as exc:
+        may_list, problem = False, f"Infobip does not list the numbers of this account: {exc.message}"
     except ApiError as exc:
         problem = f"Infobip does not list the numbers of this account: {exc.message}"
     known = {each.number: each for each in listed}
@@ -564,7 +624,7 @@ def describe_senders(account: InfobipAccount) -> AccountSenders:
         )
         for number in sorted(known.keys() | chosen.keys())
     ]
-    return AccountSenders(account, views, problem)
+    return AccountSenders(account, views, may_list, problem)
 
 
 def _bypass(client: SetupClient, number: str, chosen: dict[str, Sender]) -> str:

@@ -13,11 +13,12 @@ from uuid import uuid4
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from connector.http import ApiError, RequestRejected
-from connector.salesforce.auth import AccessToken
+from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, RequestRejected
+from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.rest import Deployment, RestClient, is_duplicate, soql_text, static_token
 from connector.salesforce.sign_in import revoke, user_info
 from tenants import connecting, package
@@ -28,6 +29,7 @@ from tenants.tenancy import every_org
 log = structlog.get_logger(__name__)
 
 TOKEN_LIFE = timedelta(minutes=15)  # of an administrator's token with us
+LONGEST_TOKEN = timedelta(hours=24)  # then it has ended by itself: no session of Salesforce's lives longer
 LEASE = timedelta(seconds=20)  # longer than a call can take
 DEPLOYED = (Part.EVENT_AND_PERMISSIONS, Part.CONSOLE_AND_ROUTING)  # the channel's part is created by the Tooling API
 # Reports differ on what Salesforce takes for an org's own app: with a vendor or without, fields with their event or not.
@@ -98,14 +100,34 @@ def progress(run: Installation | None) -> Progress:
 
 
 def begin(org: Org, *, who: str, token: str, undo: bool) -> Installation:
-    """Begin a run. One that is under way goes on with the new token."""
-    running = org.installations.filter(state=Installation.State.RUNNING, undo=undo).order_by("-created_at").first()
-    if running is not None:
-        Installation.objects.filter(pk=running.pk).update(token=token, created_at=timezone.now())
-        return running
-    steps = _undo_steps() if undo else _steps()
-    org.note(who, "began to take the package back" if undo else "began an installation")
-    return Installation.objects.create(org=org, who=who, token=token, undo=undo, steps=steps)
+    """Begin a run. One that is under way goes on with the new token.
+
+    One that was left for too long does not, nor one that does the opposite: what it has done may be undone since.
+    """
+    now = timezone.now()
+    with transaction.atomic():
+        Org.objects.select_for_update().get(pk=org.pk)  # of two who begin at once, one begins and the other goes on
+        under_way = list(org.installations.filter(state=Installation.State.RUNNING))
+        same = next((each for each in under_way if each.undo == undo and now - each.created_at < TOKEN_LIFE), None)
+        for each in under_way:
+            if each is same:
+                Installation.objects.filter(pk=each.pk).update(token=token, created_at=now)
+            else:
+                _stop(each)
+        if same is None:
+            steps = _undo_steps() if undo else _steps()
+            org.note(who, "began to take the package back" if undo else "began an installation")
+            begun = Installation.objects.create(org=org, who=who, token=token, undo=undo, steps=steps)
+    for each in under_way:
+        _revoke(each, each.token)
+    return org.installations.get(pk=same.pk) if same else begun
+
+
+def _stop(run: Installation) -> None:
+    """Stop a run for another one; whoever is at it loses it."""
+    Installation.objects.filter(pk=run.pk).update(
+        state=Installation.State.FAILED, token="", lease_id=None, leased_until=None
+    )
 
 
 def _step(key: str, title: str) -> dict[str, Any]:
@@ -155,8 +177,8 @@ def advance(run: Installation) -> Installation:
     except Failed as exc:
         step["state"], step["problems"] = "failed", [{"what": what, "why": why} for what, why in exc.problems]
     except ApiError as exc:
-        if not exc.retryable or exc.status in (401, 403):
-            why = package.explain(exc.message, "")
+        if not exc.retryable or isinstance(exc, CustomerMustAct) or exc.status == 403:
+            why = remedy_of(exc) if isinstance(exc, AuthenticationFailed) else _explain(exc, step)
             step["state"], step["problems"] = "failed", [{"what": step["title"], "why": why}]
         else:
             step["now"] = f"Salesforce does not answer ({exc.message}); trying again"
@@ -164,15 +186,20 @@ def advance(run: Installation) -> Installation:
         run.state = Installation.State.FAILED
     elif all(each["state"] == "done" for each in run.steps):
         run.state = Installation.State.SUCCEEDED
-    if run.state != Installation.State.RUNNING:
-        _give_back(run)
-        run.org.note(run.who, f"{'undo' if run.undo else 'installation'} {run.state}", step["title"])
-    run.lease_id = run.leased_until = None
-    # only under our lease: whoever took the run over meanwhile knows better
-    run.org.installations.filter(pk=run.pk, lease_id=lease).update(
-        steps=run.steps, state=run.state, deployment=run.deployment, token=run.token, lease_id=None, leased_until=None
+    # only under our lease: whoever took the run over meanwhile knows better, and needs the token
+    kept = run.org.installations.filter(pk=run.pk, lease_id=lease).update(
+        steps=run.steps, state=run.state, deployment=run.deployment, lease_id=None, leased_until=None
     )
-    return run
+    if kept and run.state != Installation.State.RUNNING:
+        run.org.note(run.who, f"{'undo' if run.undo else 'installation'} {run.state}", step["title"])
+        _give_back(run)
+    return run.org.installations.get(pk=run.pk)
+
+
+def _explain(refusal: ApiError, step: dict[str, Any]) -> str:
+    """Say what to do about a refused call; the code often tells more than the words."""
+    kind = "ConversationChannelDefinition" if step["key"] == "channel" else ""
+    return package.explain(f"{refusal.message} ({refusal.code})" if refusal.code else refusal.message, kind)
 
 
 def _go_on(run: Installation, step: dict[str, Any]) -> None:
@@ -191,7 +218,7 @@ def _go_on(run: Installation, step: dict[str, Any]) -> None:
         _assign(rest, _admin_id(run), ADMIN_SETS)
         step["state"] = "done"
     elif step["key"] == "undo":
-        _deploy(run, step, rest, lambda: _undo_zip(given), check_only=False)
+        _deploy(run, step, rest, lambda: _undo_zip(rest, given), check_only=False)
     elif step["key"] == "access":
         _give_access(rest, given)
         step["state"] = "done"
@@ -235,8 +262,13 @@ def _failures(found: Deployment) -> list[tuple[str, str]]:
     return told or [("Salesforce", package.explain(found.problem, ""))]
 
 
-def _undo_zip(given: Settings) -> bytes:
-    return package.undo_zip(given, [each.name for each in package.components(given) if each.part is not Part.APP])
+def _undo_zip(rest: RestClient, given: Settings) -> bytes:
+    """Pack what takes everything back but the app, by which we are there; each installation adds a version of the flow."""
+    names = [each.name for each in package.components(given) if each.part is not Part.APP]
+    flow = f"SELECT Id FROM FlowDefinition WHERE DeveloperName = {soql_text(FLOW)}"
+    ids = _texts([str(row["Id"]) for row in rest.tooling_query(flow)])
+    rows = rest.tooling_query(f"SELECT VersionNumber FROM Flow WHERE DefinitionId IN ({ids})") if ids else []
+    return package.undo_zip(given, names, flow_versions=[int(row["VersionNumber"]) for row in rows] or [1])
 
 
 def _give_access(rest: RestClient, given: Settings) -> None:
@@ -380,19 +412,30 @@ def _definition(given: Settings) -> dict[str, Any]:
 
 
 def _give_back(run: Installation) -> None:
-    """Revoke an administrator's token and forget it."""
-    token, run.token = run.token, ""
-    if token:
-        way = run.org.salesforce
-        revoke(way.base_url, AccessToken(token, way.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    """Revoke an administrator's token and forget it; one that could not be revoked is kept for another try."""
+    run.refresh_from_db(fields=["token"])  # whoever began again meanwhile brought another one
+    if _revoke(run, run.token) or timezone.now() - run.created_at > LONGEST_TOKEN:
+        Installation.objects.filter(pk=run.pk).update(token="")
+        run.token = ""
+
+
+def _revoke(run: Installation, token: str) -> bool:
+    """End a token's life; False if Salesforce does not answer."""
+    way = run.org.salesforce
+    try:
+        if token:
+            revoke(way.base_url, AccessToken(token, way.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    except ApiError as exc:
+        log.warning("administrator's token not revoked", org=run.org_id, error=str(exc))
+        return False
+    return True
 
 
 def give_back_old_tokens() -> int:
-    """Revoke the tokens of runs that somebody left; gives how many there were."""
+    """Revoke the tokens of runs that somebody left, or that could not be revoked before; gives how many are gone."""
     with every_org():
         left = Installation.objects.exclude(token="").filter(created_at__lt=timezone.now() - TOKEN_LIFE)
         runs = list(left.select_related("org__salesforce"))
         for run in runs:
             _give_back(run)
-            Installation.objects.filter(pk=run.pk).update(token="")
-    return len(runs)
+    return sum(not run.token for run in runs)

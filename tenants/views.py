@@ -1,6 +1,7 @@
 """The pages of set-up: from the first question to the settings of later days. Each view makes one call, and answers."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ class Step:
 def path_of(org: Org | None, current: str) -> list[Step]:
     """Tell which steps are done."""
     done = {
-        "connect": org is not None,
+        "connect": org is not None and org.disconnected_at is None,
         "byoc": org is not None and (org.channels.exists() or installation.succeeded(org)),
         "channel": org is not None and org.channels.exists(),
         "accounts": org is not None and org.infobip_accounts.exists(),
@@ -410,7 +411,7 @@ def channel_step(request: PageRequest) -> HttpResponse:
     usable = [each for each in found if each.address]
     form = ChannelForm(request.POST or None, initial=_channel_initial(usable, kept))
     form.fields["found"].choices = [(each.address, each.name) for each in usable]  # type: ignore[attr-defined]
-    if request.method == "POST" and form.is_valid():
+    if request.method == "POST" and not problem and form.is_valid():
         wanted = form.cleaned_data["pasted"].strip() or form.cleaned_data["found"]
         chosen = next((each for each in usable if wanted and wanted in (each.address, each.id, each.developer_name)), None)
         context = form.cleaned_data["context"] or (chosen.definition if chosen else "")
@@ -461,16 +462,22 @@ def accounts_step(request: PageRequest) -> HttpResponse:
     accounts = list(request.org.infobip_accounts.order_by("name"))
     account = _own_account(request)
     action = request.POST.get("action", "")
-    form = AccountForm(None if action not in ("", "change") else request.POST or None, account=account)
+    if action and account is None:
+        return _next(request, "accounts")  # it is gone, or another org's
+    form = AccountForm(
+        None if action not in ("", "change") else request.POST or None,
+        account=account,
+        auto_id="changed_%s" if action == "change" else "id_%s",
+    )
     problem = ""
     try:
-        if action == "subscribe" and account:
+        if account and action == "subscribe":
             connecting.subscribe(account, who=request.member.name)
             return _next(request, "accounts")
-        if action == "new secret" and account:
+        if account and action == "new secret":
             connecting.change_webhook_secret(account, who=request.member.name)
             return _next(request, "accounts")
-        if action == "end old secret" and account:
+        if account and action == "end old secret":
             connecting.retire_old_secret(account, who=request.member.name)
             return _next(request, "accounts")
         if request.method == "POST" and action in ("", "change") and form.is_valid():
@@ -482,7 +489,8 @@ def accounts_step(request: PageRequest) -> HttpResponse:
         else:
             problem = " ".join(exc.problems.values())
     context = {
-        "form": form,
+        "form": AccountForm() if action == "change" else form,
+        "change": form,
         "changing": account if action == "change" else None,
         "problem": problem,
         "accounts": [connecting.describe_account(each) for each in accounts],
@@ -496,12 +504,14 @@ def senders_step(request: PageRequest) -> HttpResponse:
     if request.method == "POST":
         account = _own_account(request)
         form = SenderForm(request.POST, org=request.org)
-        if account is None or not form.is_valid():
-            return _next(request, "senders")
+        if account is None:
+            return _next(request, "senders")  # it is gone, or another org's
         try:
+            if not form.is_valid():
+                raise SetupProblem({"channel": "This channel is no longer there. Choose one of those listed."})
             connecting.choose_sender(
                 account,
-                request.POST.get("number", ""),
+                re.sub(r"[+\s()-]", "", request.POST.get("number", "")),
                 channel=form.cleaned_data["channel"],
                 chatbot_first=form.cleaned_data["first"] == "chatbot",
                 who=request.member.name,

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from django.db import connection
 from django.test import Client
@@ -42,6 +43,9 @@ def problem_of(work: Any) -> dict[str, str]:
         ("acme--uat.sandbox", "https://acme--uat.sandbox.my.salesforce.com"),
         ("https://acme.my.salesforce-setup.com/lightning/setup/SetupOneHome/home", "https://acme.my.salesforce.com"),
         ("acme.my.salesforce-scrt.com", "https://acme.my.salesforce.com"),
+        ("HTTPS://ACME.LIGHTNING.FORCE.COM/x?y#z", "https://acme.my.salesforce.com"),
+        ("acme-dev-ed.develop", "https://acme-dev-ed.develop.my.salesforce.com"),
+        ("http://acme.my.salesforce.com", "https://acme.my.salesforce.com"),
     ],
 )
 def test_a_my_domain_is_understood_however_it_is_typed(typed: str, address: str) -> None:
@@ -61,16 +65,22 @@ def test_a_my_domain_is_understood_however_it_is_typed(typed: str, address: str)
         "https://localhost",
         "https://acme.my.salesforce.com:8443",
         "https://\u0430cme.my.salesforce.com",  # its first letter is a Cyrillic one
+        "https://\u212aacme.my.salesforce.com",  # the sign of Kelvin, which lower case makes a plain k
+        "https://acme.my.salesforce.com\uff0fevil.example",  # a broad slash
+        "https://acme.my.salesforce.com@evil.example",
+        "https://ada:secret@acme.my.salesforce.com",
+        "https://evil.example\\.my.salesforce.com",
+        "https://acme.my.salesforce.com.",
+        "http://[",
+        "https://acme.my.salesforce.com:port",
+        "acme..my.salesforce.com",
+        "-acme",
+        "a" * 300,
     ],
 )
 def test_an_address_that_is_no_orgs_is_refused_with_what_one_looks_like(typed: str, settings: Settings) -> None:
     settings.ALLOW_LOCAL_UPSTREAMS = False
-    try:
-        assert connecting.my_domain(typed) == "https://acme.my.salesforce.com"  # a port is left out, not followed
-    except SetupProblem as exc:
-        assert "https://acme.my.salesforce.com" in exc.problems["my_domain"]
-    else:
-        assert ":8443" in typed
+    assert "https://acme.my.salesforce.com" in problem_of(lambda: connecting.my_domain(typed))["my_domain"]
 
 
 # keys
@@ -81,6 +91,8 @@ def test_a_key_pair_fits_together_and_lasts_two_years() -> None:
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     key = load_pem_private_key(pair.private_key.encode(), password=None)
     assert certificate.public_key() == key.public_key()
+    assert isinstance(key, RSAPrivateKey) and key.key_size == 2048
+    assert len(connecting.certificate_for(pair.private_key)) > 100
     ends = connecting.certificate_ends(pair.certificate)
     assert ends is not None and timedelta(days=729) < ends - datetime.now(UTC) < timedelta(days=731)
 
@@ -90,7 +102,7 @@ def test_the_old_key_works_until_the_new_certificate_is_in_the_org(acme: Company
         before = SalesforceConnection.objects.get(org=acme.org).private_key
         connecting.begin_key_change(acme.org, who="Ada")
         org = Org.objects.select_related("salesforce").get(pk=acme.org.pk)
-        assert "certificate" in problem_of(lambda: connecting.finish_key_change(org, who="Ada"))["consumer_key"]
+        assert "certificate" in problem_of(lambda: connecting.finish_key_change(org, who="Ada"))[""]
         assert SalesforceConnection.objects.get(org=acme.org).private_key == before
         connecting.try_login(SalesforceConnection.objects.get(org=acme.org))
         new = SalesforceConnection.objects.get(org=acme.org).next_certificate
@@ -147,21 +159,25 @@ def fresh_draft(far_side: FarSide, **document: Any) -> Draft:
     return connecting.begin_draft(f"http://127.0.0.1:{far_side.ports['salesforce']}", str(uuid4()))
 
 
-def test_each_refused_login_has_its_remedy(acme: Company) -> None:
+def test_each_refused_login_has_its_remedy_at_the_field_that_it_is_about(acme: Company) -> None:
     draft = fresh_draft(acme.far_side)
     key, user = acme.document["org"]["consumerKey"], acme.document["org"]["username"]
 
-    def told(consumer_key: str, username: str) -> str:
+    def told(field: str, consumer_key: str, username: str) -> str:
         problems = problem_of(lambda: connecting.connect_draft(draft, consumer_key=consumer_key, username=username))
-        assert set(problems) == {"consumer_key"}
-        return problems["consumer_key"]
+        assert set(problems) == {field}
+        return problems[field]
 
-    assert "consumer key" in told("3MVG9wrong", user)
-    assert "certificate" in told(key, user)  # the draft's key is not the app's
+    assert "consumer key" in told("consumer_key", "3MVG9wrong", user)
+    assert "certificate" in told("", key, user)  # the draft's key is not the app's, which is no field's fault
     draft.private_key = acme.document["org"]["privateKey"]
-    assert "user" in told(key, "nobody@acme.example").lower()
+    assert "in a sandbox it ends with a dot" in told("username", key, "nobody@acme.example")
     acme.edit("ExternalClientApp.PermissionSets", [])
-    assert "pre-authorized" in told(key, user)
+    assert "pre-authorized" in told("username", key, user)
+    acme.edit(f"User[Username={user}].IsActive", False)
+    assert "not active" in told("username", key, user)
+    acme.edit("ExternalClientApp.IsEnabled", False)
+    assert "not installed in this org" in told("consumer_key", key, user)
     with every_org():
         assert Draft.objects.get(pk=draft.pk).consumer_key == ""  # nothing of it was kept
 
@@ -363,6 +379,52 @@ def test_a_number_that_is_not_the_accounts_is_refused(acme: Company) -> None:
             lambda: connecting.choose_sender(account, "15550001111", channel=acme.channel, chatbot_first=False, who="Ada")
         )
     assert "not a WhatsApp sender of this account" in problems["number"]
+
+
+@pytest.mark.parametrize(
+    "number", ["", "+447700900123", "0044", "1" * 40, "1\x00", "\u0661\u0662\u0663\u0664\u0665\u0666\u0667"]
+)
+def test_what_is_no_number_is_refused(acme: Company, number: str) -> None:
+    with org_scope(acme.org.pk):
+        for channel in (acme.channel, None):
+            problems = problem_of(
+                lambda channel=channel: connecting.choose_sender(
+                    acme.account, number, channel=channel, chatbot_first=False, who="Ada"
+                )
+            )
+            assert "country code" in problems["number"]
+
+
+def test_a_key_that_may_not_list_numbers_has_them_typed_in(acme: Company) -> None:
+    acme.at_infobip(scopes=["message:send"])
+    with org_scope(acme.org.pk):
+        assert not connecting.describe_senders(acme.account).listed
+        connecting.choose_sender(acme.account, "15550001111", channel=acme.channel, chatbot_first=False, who="Ada")
+        assert Sender.objects.filter(account=acme.account, number="15550001111").count() == 1
+
+
+def test_while_infobip_does_not_answer_no_number_is_taken_on_trust(acme: Company) -> None:
+    acme.keep(acme.account, base_url="http://127.0.0.1:9")
+    with org_scope(acme.org.pk):
+        problems = problem_of(
+            lambda: connecting.choose_sender(
+                acme.account, "15550001111", channel=acme.channel, chatbot_first=False, who="Ada"
+            )
+        )
+        assert "does not list" in problems["number"]
+        connecting.choose_sender(acme.account, acme.sender.number, channel=None, chatbot_first=False, who="Ada")
+        assert not Sender.objects.filter(account=acme.account).exists()  # taking off needs nobody's leave
+
+
+def test_a_token_is_revoked_at_salesforce_when_the_org_is_disconnected(acme: Company) -> None:
+    with every_org():
+        org = Org.objects.select_related("salesforce").get(pk=acme.org.pk)
+    token = org.salesforce.tokens().current().value
+    world = acme.far_side.sandbox.world
+    assert token in world.by_token
+    with org_scope(org.pk):
+        connecting.disconnect(org, who="Ada")
+    assert token not in world.by_token
 
 
 def test_a_number_whose_forwarding_goes_elsewhere_is_marked(acme: Company) -> None:
