@@ -46,6 +46,7 @@ EXPECTED_ERRORS = (
     "Service Unavailable: /api/infobip/",
     "consumer: Cannot connect to redis://",
     "Couldn't ack",
+    "call_soon_ack immediate exec failed",
 )
 
 
