@@ -5,5 +5,5 @@ from messaging import views, webhooks
 urlpatterns = [
     path("api/infobip/inbound/messages", webhooks.inbound_messages, name="inbound-messages"),
     path("api/infobip/inbound/messages/<uuid:account_uuid>", webhooks.inbound_messages, name="inbound-messages-of"),
-    path("e/<str:handle>/test-message", views.test_message, name="test_message"),
+    path("e/<slug:handle>/test-message", views.test_message, name="test_message"),
 ]

@@ -13,8 +13,8 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from sandbox.stack import empty_document
-from tenants import connecting, installation
-from tenants.models import Installation, Org, SalesforceConnection
+from tenants import connecting, installation, sign_in
+from tenants.models import Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.tenancy import every_org
 from tests.set_up.conftest import FarSide
 
@@ -200,6 +200,16 @@ def test_a_token_that_was_left_is_given_back_after_fifteen_minutes(fresh: Fresh)
     assert fresh.is_dead(token)
     run = installation.advance(run)
     assert run.state == Installation.State.FAILED and "fifteen minutes" in fresh.problems(run)
+
+
+def test_the_token_of_a_sign_in_that_nobody_ended_is_given_back_too(fresh: Fresh) -> None:
+    token = fresh.token()
+    PendingSignIn.objects.create(org=fresh.org, for_install=True, frame_hash="x", token=token)
+    PendingSignIn.objects.update(created_at=timezone.now() - timedelta(minutes=16))
+    sign_in.begin(org=fresh.org)  # which forgets old ones that hold no token
+    installation.give_back_old_tokens()
+    assert fresh.is_dead(token)
+    assert PendingSignIn.objects.count() == 1
 
 
 def test_who_comes_back_in_time_goes_on_where_salesforce_is(fresh: Fresh) -> None:

@@ -25,10 +25,10 @@ def addresses(world: World) -> list[str]:
     """Fill in each address that belongs to an org, with that org's ids."""
     found = []
     for pattern in patterns(get_resolver()):
-        if pattern.startswith("admin/") or "<str:handle>" not in pattern:
+        if pattern.startswith("admin/") or "<slug:handle>" not in pattern:
             continue
         for slug in ("connect", "byoc", "channel", "accounts", "senders", "summary") if "<slug:slug>" in pattern else ("",):
-            found.append("/" + pattern.replace("<str:handle>", world.org.handle).replace("<slug:slug>", slug))
+            found.append("/" + pattern.replace("<slug:handle>", world.org.handle).replace("<slug:slug>", slug))
     assert len(found) > 8
     return found
 
