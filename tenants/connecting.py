@@ -23,7 +23,6 @@ from django.utils import timezone
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
 from connector.infobip.setup import ProfileSettings, SetupClient, State
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
-from connector.salesforce.rest import RestClient
 from tenants import broker
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, long_org_id
@@ -293,12 +292,6 @@ def setup_host(base_url: str) -> str:
     return base_url.replace(".my.salesforce.com", ".my.salesforce-setup.com")
 
 
-def rest_client(org: Org) -> RestClient:
-    """Build the client of an org's REST API, as the integration user."""
-    way = org.salesforce
-    return RestClient(base_url=way.base_url, tokens=way.tokens(), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
-
-
 @dataclass(frozen=True, slots=True)
 class FoundChannel:
     """A messaging channel that is there in the org."""
@@ -319,7 +312,7 @@ def find_channels(org: Org) -> list[FoundChannel]:
 
     :raises ApiError: if Salesforce does not tell
     """
-    rest = rest_client(org)
+    rest = org.salesforce.rest()
     definitions = {
         row["Id"]: row
         for row in rest.query(

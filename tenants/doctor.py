@@ -81,7 +81,7 @@ class Facts:
     @cached_property
     def rest(self) -> RestClient:
         self.token  # noqa: B018  # without a login every question would be refused, with a worse reason
-        return connecting.rest_client(self.org)
+        return self.way.rest()
 
     @cached_property
     def channels(self) -> list[Channel]:

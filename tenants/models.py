@@ -14,6 +14,7 @@ from connector.infobip.client import HOSTS as INFOBIP_HOSTS
 from connector.infobip.client import InfobipClient
 from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
 from connector.salesforce.interactions import InteractionClient
+from connector.salesforce.rest import RestClient
 from tenants.encryption import EncryptedField
 from tenants.tokens import Credentials, OrgTokens
 
@@ -86,6 +87,10 @@ class SalesforceConnection(models.Model):
             tokens=self.tokens(),
             allow_local=settings.ALLOW_LOCAL_UPSTREAMS,
         )
+
+    def rest(self) -> RestClient:
+        """Build the client of the org's REST API, as the integration user."""
+        return RestClient(base_url=self.base_url, tokens=self.tokens(), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
 
     def check_addresses(self) -> None:
         """Refuse hosts that are not Salesforce's.

@@ -30,7 +30,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from connector.http import ApiError
 from connector.salesforce import sign_in as openid
-from connector.salesforce.rest import RestClient, soql_text
+from connector.salesforce.rest import soql_text
 from tenants import connecting
 from tenants.models import Draft, Membership, Org, PendingSignIn, Role, SalesforceConnection, WebSession
 from tenants.tenancy import every_org, org_scope
@@ -265,12 +265,8 @@ def _identify(pending: PendingSignIn, way: SalesforceConnection, code: str) -> t
     return known, answer.access_token.value if pending.for_install else ""
 
 
-def _rest(way: SalesforceConnection) -> RestClient:
-    return RestClient(base_url=way.base_url, tokens=way.tokens(), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
-
-
 def _name_of_org(way: SalesforceConnection) -> str:
-    rows = _rest(way).query("SELECT Name FROM Organization")
+    rows = way.rest().query("SELECT Name FROM Organization")
     return str(rows[0].get("Name") or "") if rows else ""
 
 
@@ -279,7 +275,7 @@ def role_of(way: SalesforceConnection, user_id: str) -> Role:
 
     :raises SignInRefused: if they have neither
     """
-    rows = _rest(way).query(
+    rows = way.rest().query(
         "SELECT PermissionSet.Name, PermissionSet.PermissionsCustomizeApplication FROM PermissionSetAssignment "
         f"WHERE AssigneeId = {soql_text(user_id)}"
     )

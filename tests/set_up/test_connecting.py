@@ -155,6 +155,18 @@ def test_a_known_org_is_shown_its_own_page_and_nothing_else(acme: Company) -> No
         assert not Draft.objects.exists()
 
 
+def test_an_org_whose_app_is_gone_is_connected_anew_without_touching_what_is_there(acme: Company) -> None:
+    with every_org():
+        before = SalesforceConnection.objects.filter(org=acme.org).values().get()
+    page = Client().get(f"/e/{acme.org.handle}/", follow=True).content.decode()
+    assert "Connect again" in page
+    answer = Client().post("/", {"my_domain": acme.document["org"]["baseUrl"], "anew": "yes"}, **OURS)
+    assert answer.status_code == 200 and "external client app" in answer.content.decode()
+    with every_org():
+        assert Draft.objects.get().base_url == acme.document["org"]["baseUrl"]
+        assert SalesforceConnection.objects.filter(org=acme.org).values().get() == before
+
+
 def fresh_draft(far_side: FarSide, **document: Any) -> Draft:
     return connecting.begin_draft(f"http://127.0.0.1:{far_side.ports['salesforce']}", str(uuid4()))
 
