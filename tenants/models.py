@@ -62,6 +62,12 @@ class SalesforceConnection(models.Model):
     certificate = models.TextField(blank=True, help_text="ours, in PEM form; empty if the customer made the key")
     next_private_key = EncryptedField(blank=True, default="", help_text="of a change of keys that is under way")
     next_certificate = models.TextField(blank=True)
+    history_refused_at = models.DateTimeField(
+        null=True, blank=True, help_text="when Salesforce said that this org may not import history"
+    )
+    session_changes = models.BooleanField(
+        default=False, help_text="the org publishes changes of Messaging Session (Change Data Capture)"
+    )
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -158,6 +164,28 @@ class InfobipAccount(models.Model):
         self.base_url = check_address(url, service="Infobip", hosts=INFOBIP_HOSTS, allow_local=allow_local)
 
 
+class WelcomeWhen(models.TextChoices):
+    """When the welcome is sent."""
+
+    OPENED = "opened", "As soon as the session opens"
+    JOINED = "joined", "When the first rep joins"
+
+
+class TranscriptForm(models.TextChoices):
+    """How a rep sees what was said with the chatbot."""
+
+    LINES = "lines", "One message per line"
+    COMPACT = "compact", "One compact transcript"
+    NATIVE = "native", "Salesforce's conversation history, where the org permits it"
+
+
+class AtEnd(models.TextChoices):
+    """What becomes of the Infobip conversation when its session ends."""
+
+    CLOSE = "close", "Close it: the next message starts the chatbot anew"
+    LEAVE = "leave", "Leave it as it is"
+
+
 class Channel(models.Model):
     """One messaging channel of an org, as Salesforce knows it."""
 
@@ -171,8 +199,29 @@ class Channel(models.Model):
     custom_event_name = models.CharField(max_length=100)
     custom_event_type_field = models.CharField(max_length=100)
     custom_event_payload_field = models.CharField(max_length=100)
-    welcome_message = models.TextField(blank=True)
-    closing_message = models.TextField(blank=True)
+    language = models.CharField(max_length=10, default="en", help_text="of the texts that follow, such as en or pt-br")
+    welcome_message = models.TextField(blank=True, help_text="when a session begins; empty: none")
+    welcome_when = models.CharField(max_length=10, choices=WelcomeWhen.choices, default=WelcomeWhen.OPENED)
+    closing_message = models.TextField(blank=True, help_text="when a session ends; empty: none")
+    out_of_hours_message = models.TextField(blank=True, help_text="instead of the welcome, out of business hours")
+    translations = models.JSONField(
+        default=dict, blank=True, help_text="by language: the texts welcome, closing and out_of_hours"
+    )
+    time_zone = models.CharField(max_length=60, default="UTC", help_text="of the business hours")
+    business_hours = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="mon to sun: from and to, such as 09:00 and 17:00; empty: always open",
+    )
+    forward_automatic = models.BooleanField(
+        "forward automatic responses", default=True, help_text="send on what Salesforce itself writes to an end user"
+    )
+    transcript = models.CharField(max_length=10, choices=TranscriptForm.choices, default=TranscriptForm.LINES)
+    chatbot_name = models.CharField(max_length=50, default="Bot", help_text="begins the chatbot's lines in a transcript")
+    routing_attributes = models.JSONField(
+        default=dict, blank=True, help_text="field of the hand-over call: custom parameter of the messaging channel"
+    )
+    at_end = models.CharField(max_length=10, choices=AtEnd.choices, default=AtEnd.CLOSE)
     show_failures = models.BooleanField(default=True, help_text="tell the rep in the conversation what did not arrive")
 
     class Meta:
