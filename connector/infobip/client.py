@@ -59,6 +59,10 @@ class InfobipClient(ApiClient):
             raise error_of(answer)
         _refuse_if_rejected(answer)
 
+    def call(self, method: str, path: str, json: object | None = None) -> Answer:
+        """Make one call as this account."""
+        return self.request(method, path, headers=self._headers, json=json)
+
 
 def is_duplicate(status: dict[str, Any], error: dict[str, Any]) -> bool:
     """Tell whether Infobip refuses a repetition because it took the message before, which is a success."""

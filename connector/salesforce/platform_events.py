@@ -21,7 +21,9 @@ from connector.events import (
     Event,
     Ignored,
     ReplyWritten,
+    RepsChanged,
     SessionEnded,
+    SessionTouched,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -42,6 +44,9 @@ LONGEST_ID = 250
 ENDPOINTS = re.compile(r"api(\.deu)?\.pubsub\.salesforce\.com:(443|7443)")
 LOCAL_ENDPOINTS = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+")
 SCHEMAS_KEPT = 10_000
+
+AUTOMATIC = {"AutomatedResponse", "Consent"}
+SESSION_CHANGES = "/data/MessagingSessionChangeEvent"  # where an org has Change Data Capture on for sessions
 
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing from the published stubs
 _ERROR_PREFIX = "sfdc.platform.eventbus.grpc."
@@ -252,6 +257,8 @@ def parse_event(event: PlatformEvent, topic: Topic) -> Event:
     """
     if event.record is None:
         raise UnexpectedPayload("the event does not fit its Avro schema")
+    if topic.name == SESSION_CHANGES:
+        return _parse_session_change(event.record)
     event_type = event.record.get(topic.type_field)
     if not isinstance(event_type, str):
         raise UnexpectedPayload(f"{topic.type_field} is missing")
@@ -268,10 +275,24 @@ def parse_event(event: PlatformEvent, topic: Topic) -> Event:
     return _parse_entry(payload, entry)
 
 
-def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritten | SessionEnded | Ignored:
+def _parse_session_change(record: dict[str, Any]) -> SessionTouched | Ignored:
+    """Read a change of sessions: it holds what changed only, so all that counts is whose, and whether the status did.
+
+    https://developer.salesforce.com/docs/atlas.en-us.change_data_capture.meta/change_data_capture/cdc_event_fields_header.htm
+    """
+    header = record.get("ChangeEventHeader")
+    ids = header.get("recordIds") if isinstance(header, dict) else None
+    if record.get("Status") != "Ended" or not isinstance(ids, list):
+        return Ignored("session change")
+    return SessionTouched(tuple(each[:18] for each in ids if isinstance(each, str)))
+
+
+def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> Event:
     entry_type = text_of(entry, "entryType", most=100)
     if entry_type == "SessionStatusChanged":
         return _parse_session_status(_entry_payload(entry))
+    if entry_type == "ParticipantChanged":
+        return _parse_participants(envelope, _entry_payload(entry))
     if entry_type != "Message":
         return Ignored(entry_type[:50])
     sender = object_of(entry, "sender")
@@ -286,7 +307,22 @@ def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritte
         end_user=text_of(object_of(envelope, "recipient"), "subject", most=LONGEST_ID),
         content=_content(object_of(inner, "abstractMessage")),
         written_at=parse_milliseconds(written_at, "transcriptedTimestamp"),
+        automatic=inner.get("messageReason") in AUTOMATIC,
     )
+
+
+def _parse_participants(envelope: dict[str, Any], payload: dict[str, Any]) -> RepsChanged | Ignored:
+    """Read who came and went. That a rep goes does not say that the session ended: it may be passed on."""
+    operations = set()
+    entries = payload.get("entries")
+    for each in entries if isinstance(entries, list) else []:
+        participant = each.get("participant") if isinstance(each, dict) else None
+        if isinstance(participant, dict) and participant.get("role") == "Agent":
+            operations.add(each.get("operation"))
+    if not operations & {"add", "remove"}:
+        return Ignored("ParticipantChanged")
+    conversation = text_of(envelope, "conversationIdentifier", most=LONGEST_ID)
+    return RepsChanged(conversation, joined="add" in operations, left="remove" in operations)
 
 
 def _entry_payload(entry: dict[str, Any]) -> dict[str, Any]:
