@@ -164,6 +164,9 @@ class Lane(models.Model):
     position = models.BigIntegerField(default=0, help_text="the last one given to a message")
     arrivals = models.BigIntegerField(default=0, help_text="grows with each arrival; release compares it")
     barrier = models.BigIntegerField(null=True, blank=True, help_text="what stands above it waits for a transcript")
+    with_rep_since = models.DateTimeField(
+        null=True, blank=True, help_text="when a chatbot handed it over; empty: a chatbot that is first has it"
+    )
     due_at = models.DateTimeField(null=True, blank=True, help_text="empty: nothing to do")
     retry_at = models.DateTimeField(null=True, blank=True, help_text="not before; an arrival does not override it")
     failures = models.PositiveIntegerField(default=0, help_text="tries in a row that must be repeated")
@@ -268,13 +271,17 @@ class Session(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
     opened_at = models.DateTimeField()
     joined_at = models.DateTimeField(null=True, blank=True, help_text="when the first rep came")
+    greeted_at = models.DateTimeField(null=True, blank=True, help_text="when the welcome was queued, or found not wanted")
     ended_at = models.DateTimeField(null=True, blank=True)
-    check_at = models.DateTimeField(null=True, blank=True, help_text="when to ask Salesforce whether it ended")
-    checks = models.PositiveSmallIntegerField(default=0, help_text="quick ones left, after a rep went")
+    quick_checks = models.PositiveSmallIntegerField(default=0, help_text="still to come, after a rep went")
+    due_at = models.DateTimeField(null=True, blank=True, help_text="when to look at it again; empty: it is over")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "salesforce_id"], name="session_in_org")]
-        indexes = [models.Index(fields=["check_at"], condition=Q(state="open"), name="session_to_check")]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="session_due"),
+            models.Index(fields=["conversation", "-opened_at"], name="session_newest"),
+        ]
 
     def __str__(self) -> str:
         return self.salesforce_id
@@ -326,6 +333,7 @@ class Handover(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.CALLED)
     called_at = models.DateTimeField()
     raised_at = models.DateTimeField(null=True, blank=True, help_text="since when live messages wait")
+    found_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript held the last line known")
     complete_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript was read to its end")
     ended_at = models.DateTimeField(null=True, blank=True)
     lines = models.PositiveIntegerField(default=0, help_text="of the transcript")

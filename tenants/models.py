@@ -120,6 +120,10 @@ class InfobipAccount(models.Model):
     previous_webhook_secret = EncryptedField(blank=True, default="", help_text="still accepted after a change")
     signature_header = models.CharField(max_length=100, blank=True)
     handover_token = EncryptedField(blank=True, default="")
+    handover_without_token = models.BooleanField(
+        default=False,
+        help_text="take a chatbot's call without its token, for a conversation that a signed event told of before",
+    )
     capabilities = models.JSONField(default=dict, blank=True, help_text="what its API key may do, by name")
     updated_at = models.DateTimeField(auto_now=True)
 

@@ -32,6 +32,7 @@ class InfobipClient(ApiClient):
     """
 
     service = "Infobip"
+    largest_answer = 8 << 20  # a page of a transcript
 
     def __init__(self, *, base_url: str, api_key: str, allow_local: bool) -> None:
         address = check_address(base_url, service=self.service, hosts=HOSTS, allow_local=allow_local)
