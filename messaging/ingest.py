@@ -20,7 +20,9 @@ from connector.events import (
     Receipt,
     ReceiptReceived,
     ReplyWritten,
+    RepsChanged,
     SessionEnded,
+    SessionTouched,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -30,6 +32,7 @@ from connector.infobip import webhooks
 from connector.infobip.client import TEXT_LIMIT as WHATSAPP_TEXT_LIMIT
 from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMIT
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
+from messaging import sessions
 from messaging.lanes import Room, create_lanes, lock_lanes, make_due
 from messaging.models import MAY_FOLLOW, Direction, Status
 from messaging.query import query, records
@@ -37,6 +40,7 @@ from tenants.models import Channel, InfobipAccount
 
 log = structlog.get_logger(__name__)
 
+AUTOMATIC_RESPONSE = "automatic response"  # the kind of such an arrival, by which the doctor finds it
 WINDOW = timedelta(hours=24)  # in which free text may answer an end user
 
 _RECEIPT_STATUS = {Receipt.DELIVERED: Status.DELIVERED, Receipt.READ: Status.READ, Receipt.FAILED: Status.FAILED}
@@ -96,6 +100,8 @@ def _read_result(result: object, now: datetime) -> Arrival:
 
 
 def _kind(event: Event) -> str:
+    if isinstance(event, ReplyWritten) and event.automatic:
+        return AUTOMATIC_RESPONSE
     return event.kind if isinstance(event, Ignored) else type(event).__name__
 
 
@@ -201,11 +207,13 @@ class _Incoming:
     name: str = ""
     identifier: str = ""
     failure: str = ""
+    arrival: Arrival | None = None  # of a message that a chatbot may have, and that then goes no further
 
 
 def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:
     incoming = []
     events = [(arrival, arrival.event) for arrival in arrivals if isinstance(arrival.event, MessageReceived)]
+    _map_places(account, [event for _, event in events])
     for arrival, event in sorted(events, key=lambda pair: pair[1].received_at):
         sender = account.senders_by_number.get(event.sender)
         if sender is None:
@@ -220,9 +228,48 @@ def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool
                 parts=list(split_text(event.text, SALESFORCE_TEXT_LIMIT)),
                 written_at=event.received_at,
                 name=event.name,
+                arrival=arrival if sender.chatbot_first else None,
             )
         )
     return _enter(account.org_id, Direction.INBOUND, incoming)
+
+
+def _map_places(account: InfobipAccount, events: Sequence[MessageReceived]) -> None:
+    """Keep where messages stand in conversations at Infobip: a transcript names them by these ids only."""
+    placed = [(event, event.place) for event in events if event.place is not None]
+    if placed:
+        query(
+            """INSERT INTO messaging_chatbotmessage
+                   (org_id, account_id, infobip_conversation, infobip_id, channel_id, end_user, sender, at)
+               SELECT %s, %s, come.* FROM jsonb_to_recordset(%s::jsonb) AS come (infobip_conversation text,
+                   infobip_id text, channel_id text, end_user text, sender text, at timestamptz)
+               ON CONFLICT DO NOTHING""",
+            [
+                account.org_id,
+                account.pk,
+                records(
+                    {
+                        "infobip_conversation": place.conversation,
+                        "infobip_id": place.message,
+                        "channel_id": event.external_id,
+                        "end_user": event.end_user,
+                        "sender": event.sender,
+                        "at": event.received_at,
+                    }
+                    for event, place in placed
+                ),
+            ],
+        )
+
+
+def _with_chatbot(message: _Incoming, room: Room) -> bool:
+    """Tell whether a chatbot has this message: nobody handed the conversation over, or did so after it was written.
+
+    What was written before stands in the transcript.
+    """
+    if message.arrival is None:
+        return False
+    return room.with_rep_since is None or message.written_at <= room.with_rep_since
 
 
 def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> bool:
@@ -230,10 +277,13 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
     if not incoming:
         return False
     rooms = _rooms(org_id, direction, incoming)
+    pairs = [(message, room) for message, room in zip(incoming, rooms, strict=True) if not _with_chatbot(message, room)]
+    if not pairs:
+        return False
     youngest: dict[int, _Incoming] = {}
     counts: dict[int, int] = defaultdict(int)
     rows: list[dict[str, object]] = []
-    for message, room in zip(incoming, rooms, strict=True):
+    for message, room in pairs:
         youngest[room.conversation_id] = message
         late = room.carried_until is not None and message.written_at < room.carried_until
         for part, text in enumerate(message.parts):
@@ -303,7 +353,7 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
             records(rows),
         ],
     )
-    failed = [room.conversation_id for message, room in zip(incoming, rooms, strict=True) if message.failure]
+    failed = [room.conversation_id for message, room in pairs if message.failure]
     if failed:
         make_due(org_id, Direction.RECEIPTS, sorted(set(failed)))
     return True
@@ -347,6 +397,25 @@ def _rooms(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
     rooms = [found(message) for message in incoming]
     assert all(rooms), "every message has a conversation now"
     return [room for room in rooms if room is not None]
+
+
+def begin_conversation(
+    org_id: int, channel_id: int, end_user: str, *, name: str = "", language: str = "", sender: int | None = None
+) -> int:
+    """Find an end user's conversation on a channel, or begin it, and keep what is known of them; gives its id."""
+    place = (channel_id, end_user)
+    room = lock_lanes(org_id, Direction.INBOUND, {place}).get(place)
+    conversation_id = room.conversation_id if room else _begin_conversations(org_id, {place: name})[place]
+    query(
+        """WITH heard AS (
+               INSERT INTO messaging_address (org_id, channel_id, address, conversation_id) VALUES (%s, %s, %s, %s)
+               ON CONFLICT DO NOTHING)
+           UPDATE messaging_conversation SET name = COALESCE(NULLIF(%s, ''), name),
+               language = COALESCE(NULLIF(%s, ''), language), last_sender_id = COALESCE(%s, last_sender_id)
+           WHERE id = %s""",
+        [org_id, channel_id, end_user, conversation_id, name[:200], language, sender, conversation_id],
+    )
+    return conversation_id
 
 
 def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) -> dict[tuple[int, str], int]:
@@ -459,14 +528,17 @@ def _receive_events(batch: StreamBatch, *, carefully: bool) -> bool:
 
 
 def _apply_events(org_id: int, arrivals: Sequence[Arrival]) -> bool:
+    work = False
     for arrival in arrivals:
-        if isinstance(arrival.event, SessionEnded):
-            query(
-                """UPDATE messaging_conversation SET session_open = false
-                   WHERE org_id = %s AND identifier = %s AND session IN ('', %s)""",
-                [org_id, arrival.event.conversation, arrival.event.session],
-            )
-    return _take_replies(org_id, arrivals)
+        match arrival.event:
+            case SessionEnded(conversation, session):
+                work = sessions.end(org_id, session, conversation=conversation) or work
+            case RepsChanged(conversation, joined, left):
+                work = sessions.note_reps(org_id, conversation, joined=joined, left=left) or work
+            case SessionTouched(ids):
+                sessions.check_soon(org_id, ids)
+                work = True
+    return _take_replies(org_id, arrivals) or work
 
 
 def _read_event(event: PlatformEvent, topic: Topic) -> Arrival:
@@ -487,12 +559,14 @@ def _take_replies(org_id: int, arrivals: Sequence[Arrival]) -> bool:
         return False
     addresses = {reply.channel_address for _, reply in replies}
     known = Channel.objects.filter(org_id=org_id, channel_address_identifier__in=addresses)
-    channels = dict(known.values_list("channel_address_identifier", "id"))
+    channels = {channel.channel_address_identifier: channel for channel in known}
     incoming = []
     for arrival, reply in replies:  # in the order of the stream
-        channel_id = channels.get(reply.channel_address)
-        if channel_id is None:
+        channel = channels.get(reply.channel_address)
+        if channel is None:
             arrival.problem = "no channel of this org has this channelAddressIdentifier"
+            continue
+        if reply.automatic and not channel.forward_automatic:
             continue
         parts, failure = [""], ""
         if isinstance(reply.content, Text):
@@ -501,7 +575,7 @@ def _take_replies(org_id: int, arrivals: Sequence[Arrival]) -> bool:
             failure = f"{_in_words(reply.content)} cannot be sent to WhatsApp yet; nothing was sent"
         incoming.append(
             _Incoming(
-                channel_id=channel_id,
+                channel_id=channel.pk,
                 sender_id=None,
                 addresses=[reply.end_user],
                 source_entry=reply.entry,

@@ -325,8 +325,8 @@ def untold(conversation_ids: Sequence[int]) -> dict[int, Telling]:
     rows = query(
         """WITH entry AS (
                SELECT DISTINCT conversation_id, channel_id, source_entry FROM messaging_message
-               WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND status IN ('delivered', 'read', 'failed')
-                 AND told <> status)
+               WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND NOT ours
+                 AND status IN ('delivered', 'read', 'failed') AND told <> status)
            SELECT part.conversation_id, conversation.identifier, conversation.subject, part.channel_id,
                conversation.session_open AND channel.show_failures, part.source_entry, array_agg(part.id),
                array_agg(part.status), array_agg(part.told), max(part.status_at),
@@ -399,6 +399,7 @@ def _send(work: Work) -> Result:
                     text=message.text,
                     message_uuid=message.uuid,
                     at=message.written_at,
+                    routing_attributes=message.routing_attributes,
                 )
             else:
                 sender, infobip = route.sender, route.infobip

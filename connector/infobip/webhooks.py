@@ -210,6 +210,8 @@ def _parse_conversation_event(result: dict[str, Any]) -> MessageReceived | Ignor
         return Ignored(f"conversation: {clean(result['type'])}"[:50])
     payload = result["payload"]
     message = object_of(payload, "message")
+    if message.get("channel") not in (None, "WHATSAPP"):
+        return Ignored("conversation: another channel")
     content = message.get("content")
     customer = payload.get("customer")
     name = customer.get("name") if isinstance(customer, dict) else None
