@@ -5,11 +5,13 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Lane, Side
+from messaging.ingest import AUTOMATIC_RESPONSE
+from messaging.models import Circuit, EventSubscription, Handover, Lane, ReceivedEvent, Side
 from tenants.doctor import Facts, Finding, State, register, state
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
 LONGEST_WAITING = timedelta(minutes=15)
+LATELY = timedelta(days=7)
 
 
 @register("Event stream")
@@ -51,6 +53,46 @@ def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
             if circuit is None
             else "Look at the findings above; a probe every ten seconds finds out when it works again.",
         )
+
+
+@register("Hand-overs")
+def handovers_succeed(facts: Facts) -> Iterator[Finding]:
+    lately = Handover.objects.filter(org=facts.org, called_at__gt=timezone.now() - LATELY)
+    refused = lately.filter(state=Handover.State.REFUSED).order_by("-called_at").first()
+    if refused is None and not lately.exists():
+        return
+    yield Finding(
+        "Hand-overs",
+        state(refused is None, State.WARNING),
+        f"one was refused: {refused.problem}" if refused else "all taken",
+        "each call of the chatbot opens a session",
+        "A refused call leaves the customer with a chatbot that says a person comes.",
+        "Compare the body of the Call API step with the senders' step." if refused else "",
+    )
+
+
+@register("Automatic responses")
+def nobody_greets_twice(facts: Facts) -> Iterator[Finding]:
+    """Find out by what came whether the channel writes by itself: its settings cannot be read by an API."""
+    speaking = [channel for channel in facts.channels if channel.welcome_message or channel.closing_message]
+    forwarded = any(channel.forward_automatic for channel in speaking)
+    came = (
+        ReceivedEvent.objects.filter(
+            org=facts.org, kind=AUTOMATIC_RESPONSE, received_at__gt=timezone.now() - LATELY
+        ).exists()
+        if forwarded
+        else False
+    )
+    yield Finding(
+        "Automatic responses",
+        state(not came, State.WARNING),
+        "Salesforce writes to customers by itself, and so do we" if came else "no doubled greeting",
+        "one greeting and one farewell",
+        "Customers read both, one after the other.",
+        "Switch off one of them: the channel's automatic responses in Setup, or our texts, or their forwarding."
+        if came
+        else "",
+    )
 
 
 @register("Messages that wait")

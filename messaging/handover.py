@@ -5,8 +5,8 @@ at most one step. Steps call Infobip, so they run outside of transactions, under
 
 1. CALLED: the conversation is looked at. It must exist, and the end user must take part; then it is the reps', and
    what the end user writes from now on waits behind a barrier.
-2. READING: the transcript is read until it holds the last line that we know of, and then once more, for it lags; then it goes
-   below the barrier as messages of the lane, or to Salesforce's history where channel and org permit it.
+2. READING: the transcript is read until it holds the last line that we know of, and then once more, for it lags; then it
+   goes below the barrier as messages of the lane, or to Salesforce's history where channel and org permit it.
 3. RELAYED, while the session goes on. When it ends, sessions.py makes it
 4. ENDING: once the closing text has left, the conversation at Infobip is closed, so that the chatbot has the next message.
 """
