@@ -21,9 +21,9 @@ from connector.infobip.setup import SetupClient
 from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.rest import OLDEST_VERSION, Field, Limit, RestClient, soql_text
 from tenants import connecting
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.broker import automatic_seen_at, old_secret_used_at, refusals_today
 from tenants.installation import LICENCES
-from tenants.models import Channel, Checkup, InfobipAccount, Org
+from tenants.models import Channel, Checkup, InfobipAccount, Org, SalesforceConnection, TranscriptForm
 from tenants.onboarding import SetupProblem
 from tenants.tenancy import every_org, org_scope
 
@@ -599,6 +599,48 @@ def receipts_are_on(facts: Facts) -> Iterator[Finding]:
         )
 
 
+@register("Texts that are sent twice")
+def texts_are_not_doubled(facts: Facts) -> Iterator[Finding]:
+    """Salesforce tells no API which automatic responses a channel has: those that came are what is known."""
+    for channel in facts.channels:
+        ours = [name for name, text in (("welcome", channel.welcome_message), ("closing", channel.closing_message)) if text]
+        seen = automatic_seen_at(channel.pk)
+        good = not (ours and channel.forward_automatic and seen)
+        yield Finding(
+            f"Texts of {channel.name}",
+            state(good, State.WARNING),
+            "sent once"
+            if good
+            else f"our {' and '.join(ours)}, and the channel's own automatic responses (the last one at {seen})",
+            "either our texts or the channel's automatic responses",
+            "With both, customers are greeted twice.",
+            ""
+            if good
+            else "Switch the automatic responses of the channel off in Messaging Settings, or under “Texts and hand-over” "
+            "empty our texts or send on no automatic responses.",
+            "" if good else facts.setup_page("LiveMessageSetup/home"),
+        )
+
+
+@register("Conversation history")
+def history_may_be_imported(facts: Facts) -> Iterator[Finding]:
+    for channel in facts.channels:
+        if channel.transcript != TranscriptForm.NATIVE:
+            continue
+        refused = facts.way.history_refused_at
+        yield Finding(
+            f"Conversation history of {channel.name}",
+            state(refused is None, State.WARNING),
+            f"refused by Salesforce on {refused:%d %B %Y}" if refused else "chosen, and not refused",
+            "an org that may import history",
+            "Until then reps see what was said with the chatbot as one message per line.",
+            "Choose another form under “Texts and hand-over”; or, once Salesforce permits it, let us try it again."
+            if refused
+            else "",
+            fix="history" if refused else "",
+        )
+
+
 # Salesforce: routing and people
 
 
@@ -912,6 +954,21 @@ def chatbots_tell_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]
     )
 
 
+@register_for_accounts("Hand-over of chatbots")
+def chatbots_may_hand_over(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
+    if not account.senders.filter(chatbot_first=True).exists():
+        return
+    good = bool(account.handover_token)
+    yield Finding(
+        f"Hand-over token of {account.name}",
+        state(good),
+        "there" if good else "none",
+        "a token, in the chatbot's Call API step",
+        "A chatbot's call without it is refused, and nobody is handed over.",
+        "" if good else "Make one under “Select senders”, and put it into the step.",
+    )
+
+
 # at our door
 
 
@@ -958,6 +1015,8 @@ def fix(org: Org, name: str, about: str, *, who: str) -> None:
             if account is None:
                 return
             connecting.subscribe(account, who=who)
+        elif name == "history":
+            SalesforceConnection.objects.filter(org=org).update(history_refused_at=None)
         elif name == "service user":
             facts.rest.update("User", str(facts.user["Id"]), {"UserPermissionsSupportUser": True})
         elif name == "join":

@@ -44,6 +44,11 @@ class Org(models.Model):
         """Give the address of the wizard, for the frame in Salesforce."""
         return f"{settings.PUBLIC_URL}/e/{self.handle}/"
 
+    @property
+    def panel_url(self) -> str:
+        """Give the address of the reps' templates panel, for the frame beside a conversation."""
+        return f"{settings.PUBLIC_URL}/e/{self.handle}/templates"
+
     def note(self, who: str, what: str, detail: str = "") -> None:
         """Write down who changed what; never a secret."""
         AuditEntry.objects.create(org=self, who=who[:200], what=what[:200], detail=detail[:1000])
