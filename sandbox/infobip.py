@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from sandbox.answers import LARGEST_BODY, answer, finish, hang
+from sandbox.chatbot import Chatbot
 from sandbox.infobip_account import Target
 from sandbox.infobip_setup import ERRORS, InfobipSetup, caller, check_text, refuse
 from sandbox.journal import now_ms
@@ -130,6 +131,7 @@ class Infobip:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.chatbot = Chatbot(world, self)
         self.retry_scale = 1.0
         self.reports: dict[str, Any] = {"delivered": 0.3, "seen": 0.5, "auto": True, "form": "whatsapp"}
         self._sent_ids: set[tuple[str, str]] = set()  # API key and messageId
@@ -141,6 +143,7 @@ class Infobip:
         """Return the web application."""
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_post("/whatsapp/1/message/text", self.send_text)
+        self.chatbot.add_routes(app)
         InfobipSetup(self.world).add_routes(app)
         app.router.add_route("*", "/{path:.*}", self.unknown)
         return app
@@ -400,6 +403,8 @@ class Infobip:
         else:
             result = inbound_whatsapp(phone, message, message_id)
         body = json.dumps({"results": [result], "messageCount": 1, "pendingMessageCount": 0}, ensure_ascii=False).encode()
+        if self.chatbot.leads(phone):
+            self.spawn(self.chatbot.hear(phone, message, message_id, shown.at))
         targets = account.setup.targets_of(phone.sender, text)
         if not targets:
             self.world.wire.trouble(row, "Infobip posts it nowhere: no subscription, or another forwarding", over=True)

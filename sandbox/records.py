@@ -197,6 +197,15 @@ class MessagingChannel(Record):
 
 
 @dataclass(kw_only=True, eq=False)
+class MessagingSession(Record):
+    """What a query sees of a session in the console; made anew for each."""
+
+    prefix = "0Mw"
+    status: str
+    ended_by_type: str | None = None
+
+
+@dataclass(kw_only=True, eq=False)
 class CustomMsgChannel(Record):
     prefix = "17C"
     unique = ("messaging_channel_id",)

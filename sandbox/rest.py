@@ -23,6 +23,7 @@ from sandbox.records import (
     FlowDefinitionView,
     Group,
     GroupMember,
+    MessagingSession,
     Record,
     shown_fields,
 )
@@ -199,7 +200,16 @@ class Rest:
         table = Table(caller.setup, source, tooling=offered is TOOLING)
         for path in (*query.fields, *query.compared, *(name for name, _ in query.order)):
             table.check(path)
-        rows = self.access(caller, query) if source == "UserRecordAccess" else table.rows()
+        if source == "UserRecordAccess":
+            rows = self.access(caller, query)
+        elif source == "MessagingSession":
+            rows = [
+                MessagingSession(id=each.id, status=each.status, ended_by_type="Agent" if each.ended else None)
+                for each in self.world.sessions.values()
+                if each.conversation.org is caller.org
+            ]
+        else:
+            rows = table.rows()
         kept = [row for row in rows if query.where is None or query.where(lambda path, row=row: table.value(row, path))]  # type: ignore[misc]
         for path, backwards in reversed(query.order):
             kept.sort(key=lambda row, path=path: str(table.value(row, path) or ""), reverse=backwards)  # type: ignore[misc]

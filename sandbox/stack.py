@@ -436,7 +436,9 @@ class Stack:
         self.control("POST", "/control/orgs", {**org, "webhooks": {}})
         result: dict[str, Any] = json.loads(self.manage("provision", "-", input=json.dumps(document)))
         webhooks = {account["name"]: account["webhook"] for account in result["infobipAccounts"]}
-        self.control("POST", "/control/orgs", {**org, "webhooks": webhooks, "frame": result["org"]["setup"]})
+        handovers = {account["name"]: account["handover"] for account in result["infobipAccounts"]}
+        known = {"webhooks": webhooks, "handovers": handovers, "frame": result["org"]["setup"]}
+        self.control("POST", "/control/orgs", {**org, **known})
         return result
 
     def open_empty_org(self, document: dict[str, Any]) -> None:
