@@ -228,14 +228,14 @@ def _look(handover: Handover, _lease_id: UUID) -> Step:
         lines = conversations.read_transcript(handover.account.client(), handover.infobip_conversation)
     except ConversationUnknown:
         return Step(timedelta(seconds=1)) if young else _refused("Infobip knows no conversation of this id in this account")
-    senders = [line.sender for line in lines if line.author is Author.END_USER and line.end_user == handover.end_user]
-    if not senders:
+    written = [line for line in lines if line.author is Author.END_USER and line.end_user == handover.end_user]
+    if not written:
         if young:
             return Step(timedelta(seconds=1))
         return _refused("senderNumber did not write in this conversation; it must be the end user's number")
-    sender = handover.account.senders.select_related("channel").filter(number=senders[-1]).first()
+    sender = handover.account.senders.select_related("channel").filter(number=written[-1].sender).first()
     if sender is None:
-        return _refused(f"the number ending in {senders[-1][-4:]} is not set up as a sender of this account")
+        return _refused(f"the number ending in {written[-1].sender[-4:]} is not set up as a sender of this account")
     if not sender.chatbot_first:
         return _refused(
             f"the number ending in {sender.number[-4:]} is set to rep first, so a rep has this conversation already"
@@ -243,7 +243,13 @@ def _look(handover: Handover, _lease_id: UUID) -> Step:
     name = handover.attributes.get("customerName", "")
     with transaction.atomic():
         conversation_id = begin_conversation(
-            handover.org_id, sender.channel_id, handover.end_user, name=name, language=handover.language, sender=sender.pk
+            handover.org_id,
+            sender.channel_id,
+            handover.end_user,
+            name=name,
+            language=handover.language,
+            sender=sender.pk,
+            written_at=written[-1].at,
         )
         raised_at = raise_barrier(handover.org_id, conversation_id)
         Handover.objects.filter(pk=handover.pk).update(

@@ -400,9 +400,19 @@ def _rooms(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
 
 
 def begin_conversation(
-    org_id: int, channel_id: int, end_user: str, *, name: str = "", language: str = "", sender: int | None = None
+    org_id: int,
+    channel_id: int,
+    end_user: str,
+    *,
+    name: str = "",
+    language: str = "",
+    sender: int | None = None,
+    written_at: datetime | None = None,
 ) -> int:
-    """Find an end user's conversation on a channel, or begin it, and keep what is known of them; gives its id."""
+    """Find an end user's conversation on a channel, or begin it, and keep what is known of them; gives its id.
+
+    :param written_at: when they last wrote to the sender, which opens the window for answers
+    """
     place = (channel_id, end_user)
     room = lock_lanes(org_id, Direction.INBOUND, {place}).get(place)
     conversation_id = room.conversation_id if room else _begin_conversations(org_id, {place: name})[place]
@@ -411,9 +421,13 @@ def begin_conversation(
                INSERT INTO messaging_address (org_id, channel_id, address, conversation_id) VALUES (%s, %s, %s, %s)
                ON CONFLICT DO NOTHING)
            UPDATE messaging_conversation SET name = COALESCE(NULLIF(%s, ''), name),
-               language = COALESCE(NULLIF(%s, ''), language), last_sender_id = COALESCE(%s, last_sender_id)
+               language = COALESCE(NULLIF(%s, ''), language), last_sender_id = COALESCE(%s, last_sender_id),
+               window_closes_at = GREATEST(window_closes_at, %s::timestamptz + %s)
            WHERE id = %s""",
-        [org_id, channel_id, end_user, conversation_id, name[:200], language, sender, conversation_id],
+        [
+            *(org_id, channel_id, end_user, conversation_id),
+            *(name[:200], language, sender, written_at, WINDOW, conversation_id),
+        ],
     )
     return conversation_id
 

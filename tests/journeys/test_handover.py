@@ -68,9 +68,9 @@ def sent(chat: Chat, text: str) -> list[Entry]:
 
 KINDS: list[tuple[str, dict[str, Any], str]] = [
     ("TEXT", {"text": "word {n}"}, "word {n}"),
-    ("IMAGE", {"url": "https://media.example.com/{n}.jpg", "caption": "photo {n}"}, f"{MARK} Image: photo {{n}} https://media.example.com/{{n}}.jpg"),
-    ("VOICE", {"url": "https://media.example.com/{n}.ogg"}, f"{MARK} Voice message: https://media.example.com/{{n}}.ogg"),
-    ("LOCATION", {"latitude": 45.8, "longitude": 15.9, "locationName": "Place {n}"}, f"{MARK} Location: Place {{n}} (45.8, 15.9)"),
+    ("IMAGE", {"url": "https://example.com/{n}", "caption": "photo {n}"}, f"{MARK} Image: photo {{n}} https://example.com/{{n}}"),
+    ("VOICE", {"url": "https://example.com/{n}"}, f"{MARK} Voice message: https://example.com/{{n}}"),
+    ("LOCATION", {"latitude": 45.8, "longitude": 15.9, "locationName": "P {n}"}, f"{MARK} Location: P {{n}} (45.8, 15.9)"),
     ("INTERACTIVE_BUTTON_REPLY", {"title": "choice {n}", "id": "1"}, "choice {n}"),
     ("SOMETHING_NEW", {"of": "{n}"}, f"{MARK} Something new: this kind of message cannot be shown"),
 ]  # fmt: skip
@@ -78,7 +78,8 @@ KINDS: list[tuple[str, dict[str, Any], str]] = [
 
 def test_three_hundred_lines_of_all_kinds_arrive_in_order_and_what_is_written_meanwhile_after_them(chat: Chat) -> None:
     journey, bot, user = chat
-    messages, expected = [], []
+    messages: list[dict[str, Any]] = []
+    expected: list[str] = []
     for n in range(300):
         kind, content, shown = KINDS[n % len(KINDS)]
         filled = {key: value.format(n=n) if isinstance(value, str) else value for key, value in content.items()}
@@ -90,14 +91,17 @@ def test_three_hundred_lines_of_all_kinds_arrive_in_order_and_what_is_written_me
     answers = hand_over(chat, conversation, copies=5)
     assert [answer["status"] for answer in answers] == [200] * 5
     assert sorted(answer["body"]["status"] for answer in answers) == ["accepted", *["already accepted"] * 4]
-    live = []
+    live: list[str] = []
     while not journey.seen("interaction", sender=user, text=END):
         live.append(f"are you there? {len(live)}")
         journey.write(live[-1], user=user, company=bot)
         time.sleep(0.4)
         assert len(live) < 100
     journey.wait_for_one("interaction", sender=user, text=live[-1])
-    assert told(chat) == [BEGIN, *expected, END, *live]
+    shown = told(chat)
+    # what was written before the conversation was known to be genuine still belongs to the transcript
+    assert shown.index(END) >= 301 and shown.count(END) == 1
+    assert [text for text in shown if text != END] == [BEGIN, *expected, *live]
 
 
 def test_menu_hand_over_answer_and_end_with_welcome_and_closing_once(chat: Chat) -> None:
@@ -145,7 +149,7 @@ def test_a_worker_that_dies_in_the_middle_costs_no_line_and_doubles_none(chat: C
 
 
 def test_a_conversation_of_somebody_else_is_not_shown(chat: Chat) -> None:
-    journey, bot, user = chat
+    journey, _, _ = chat
     conversation = begin(chat, [{"text": "my secrets", "secondsAgo": 60}])
     body = {"conversationId": conversation, "senderNumber": "15550001111"}
     assert hand_over(chat, conversation, body=body)[0]["status"] == 200

@@ -16,7 +16,7 @@ from connector.events import MARK
 from messaging import handover, lanes, sessions
 from messaging.handover import UnusableCall, parse_call
 from messaging.ingest import receive_webhook
-from messaging.models import Conversation, Direction, Handover, Lane, Message, Session, Status
+from messaging.models import Direction, Handover, Lane, Message, Session, Status
 from tenants.models import AtEnd, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
@@ -346,8 +346,6 @@ def test_welcome_and_closing_are_sent_once_and_the_chatbot_has_the_next_message(
 ) -> None:
     chatbot.channel.welcome_message, chatbot.channel.closing_message = "Hang tight.", "Goodbye."
     chatbot.channel.save()
-    write(chatbot, "Hi")
-    Conversation.objects.update(window_closes_at=timezone.now() + timedelta(hours=23))
     tell(infobip, [line("Hi")])
     work = import_all(call(chatbot))
     for _ in range(3):
@@ -378,7 +376,6 @@ def test_the_conversation_is_closed_only_after_the_closing_text_has_left(
     tell(infobip, [line("Hi")])
     work = import_all(call(chatbot))
     open_session(work)
-    Conversation.objects.update(window_closes_at=timezone.now() + timedelta(hours=23))
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
     with transaction.atomic():
         sessions.attend_to_due()
