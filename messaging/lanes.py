@@ -66,6 +66,7 @@ class Waiting:
     written_at: datetime
     subject: str  # the end user, as the far side knows them
     more: bool  # others wait behind it
+    template: str | None  # Infobip's content of one, as JSON
 
 
 @dataclass(slots=True)
@@ -293,7 +294,8 @@ def first_waiting(lane_ids: Sequence[int]) -> dict[int, Waiting]:
         """SELECT head.id, head.lane_id, head.org_id, head.conversation_id, head.channel_id, head.sender_id, head.uuid,
                head.text, head.written_at, conversation.subject,
                EXISTS (SELECT 1 FROM messaging_message next
-                       WHERE next.lane_id = lane.id AND next.status = 'pending' AND next.position > head.position)
+                       WHERE next.lane_id = lane.id AND next.status = 'pending' AND next.position > head.position),
+               head.template
            FROM unnest(%s::bigint[]) AS lane (id)
            CROSS JOIN LATERAL (
                SELECT * FROM messaging_message
@@ -373,7 +375,8 @@ def _give_up(results: Sequence[Result]) -> None:
     if not results:
         return
     rows = query(
-        """SELECT message.id, message.tries + 1, message.created_at, message.direction, conversation.window_closes_at,
+        """SELECT message.id, message.tries + 1, message.created_at, message.direction,
+               CASE WHEN message.template IS NULL THEN conversation.window_closes_at END,
                circuit.opened_at IS NULL, circuit.last_success_at,
                (SELECT min(started_at) FROM messaging_attempt WHERE message_id = message.id)
            FROM messaging_message message

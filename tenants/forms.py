@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 
+from tenants.api_tokens import SCOPES
 from tenants.models import Channel, InfobipAccount, Org
 
 
@@ -99,4 +100,19 @@ class TestMessageForm(forms.Form):
         label="Your own WhatsApp number",
         help_text="Write to the sender from it first: WhatsApp allows free text for 24 hours after that.",
         error_messages={"invalid": "Give the number with its country code, such as +385 99 123 4567."},
+    )
+
+
+class ApiTokenForm(forms.Form):
+    name = forms.CharField(
+        max_length=100,
+        help_text="Of the system that will use it, such as “Order reminders”.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+    scopes = forms.MultipleChoiceField(
+        label="It may",
+        choices=list(SCOPES.items()),
+        initial=list(SCOPES),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose what it may do."},
     )
