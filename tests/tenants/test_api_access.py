@@ -1,9 +1,11 @@
 """The page on which tokens of our API are made: shown once, known by their beginning, revoked for good."""
 
 import re
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 
 from tenants.models import ApiToken, AuditEntry, Role
@@ -112,3 +114,19 @@ def test_another_page_makes_no_tokens(acme: World, ada: Client) -> None:
 
 def test_the_summary_leads_there(acme: World, ada: Client) -> None:
     assert f"/e/{acme.org.handle}/api-access" in ada.get(f"/e/{acme.org.handle}/setup/summary").content.decode()
+
+
+def test_an_operator_makes_one_from_a_terminal(acme: World) -> None:
+    printed = StringIO()
+    call_command("make_api_token", acme.org.salesforce_id[:15], "Order reminders", stdout=printed)
+    assert call(printed.getvalue().strip()) == 422
+
+
+@pytest.mark.parametrize(
+    ("org", "name"), [("00D", "x"), ("", "x"), ("00D000000000000", "x"), ("00D5g00000ABcDEEA4", ""), ("0" * 16, "x")]
+)
+def test_a_terminal_is_told_what_is_wrong(acme: World, org: str, name: str) -> None:
+    with pytest.raises(CommandError):
+        call_command("make_api_token", org, name)
+    with every_org():
+        assert not ApiToken.objects.exists()
