@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -36,7 +36,7 @@ from messaging import sessions
 from messaging.lanes import Room, create_lanes, lock_lanes, make_due
 from messaging.models import MAY_FOLLOW, Direction, Status
 from messaging.query import query, records
-from tenants.models import Channel, InfobipAccount
+from tenants.models import Channel, InfobipAccount, Sender
 
 log = structlog.get_logger(__name__)
 
@@ -453,6 +453,59 @@ def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) 
     begun = {(channel_id, subject): conversation_id for channel_id, subject, conversation_id in rows}
     create_lanes(org_id, sorted(begun.values()))
     return begun
+
+
+@dataclass(frozen=True, slots=True)
+class OurTemplate:
+    """A template that goes out without a rep: Infobip's content of it, and what it says in a few words."""
+
+    uuid: UUID
+    content: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """The conversation with an end user to whom we write first."""
+
+    conversation_id: int
+    subject: str
+    window_open: bool
+
+
+def address(sender: Sender, end_user: str, *, name: str, language: str, template: OurTemplate | None) -> Addressed:
+    """Find the conversation with an end user, or begin it, and queue a template in it; the caller owns the transaction.
+
+    Answers leave by this sender from now on, and the 24-hour window is that of the sender last written to.
+    """
+    now = timezone.now()
+    first = _Incoming(sender.channel_id, sender.pk, [end_user], source_entry="", parts=[], written_at=now, name=name)
+    (room,) = _rooms(sender.org_id, Direction.OUTBOUND, [first])
+    ((subject, window_open),) = query(
+        """UPDATE messaging_conversation SET name = COALESCE(NULLIF(%s, ''), name),
+               language = COALESCE(NULLIF(%s, ''), language),
+               window_closes_at = CASE WHEN last_sender_id = %s THEN window_closes_at END, last_sender_id = %s
+           WHERE id = %s AND org_id = %s
+           RETURNING subject, COALESCE(window_closes_at > clock_timestamp(), false)""",
+        [name, language, sender.pk, sender.pk, room.conversation_id, sender.org_id],
+    )
+    if template is not None:
+        query(
+            """WITH lane AS (
+                   UPDATE messaging_lane SET position = position + 1, arrivals = arrivals + 1,
+                       due_at = LEAST(due_at, clock_timestamp()) WHERE id = %s RETURNING position)
+               INSERT INTO messaging_message (org_id, lane_id, conversation_id, channel_id, sender_id, direction, position,
+                   uuid, source_entry, part, text, template, ours, written_at, created_at, late, status, status_at, tries,
+                   error_code, error, told)
+               SELECT %s, %s, %s, %s, %s, 'outbound', lane.position, %s, %s, 0, %s, %s::jsonb, true, clock_timestamp(),
+                   clock_timestamp(), false, 'pending', clock_timestamp(), 0, '', '', ''
+               FROM lane""",
+            [
+                *(room.lane_id, sender.org_id, room.lane_id, room.conversation_id, sender.channel_id, sender.pk),
+                *(template.uuid, f"api:{template.uuid}", template.text, json.dumps(template.content)),
+            ],
+        )
+    return Addressed(room.conversation_id, subject, window_open)
 
 
 def _take_receipts(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from django.utils import timezone
@@ -67,8 +67,8 @@ class Waiting:
     text: str
     written_at: datetime
     subject: str  # the end user, as the far side knows them
-    template: dict[str, Any] | None
-    routing_attributes: dict[str, str] | None
+    template: str | None  # Infobip's content of one, as JSON
+    routing_attributes: str | None  # a JSON object
     more: bool  # others wait behind it
 
 
@@ -424,8 +424,8 @@ def _give_up(results: Sequence[Result]) -> None:
     if not results:
         return
     rows = query(
-        """SELECT message.id, message.tries + 1, message.created_at, message.direction, message.template IS NOT NULL,
-               conversation.window_closes_at,
+        """SELECT message.id, message.tries + 1, message.created_at, message.direction,
+               CASE WHEN message.template IS NULL THEN conversation.window_closes_at END,
                circuit.opened_at IS NULL, circuit.last_success_at,
                (SELECT min(started_at) FROM messaging_attempt WHERE message_id = message.id)
            FROM messaging_message message
@@ -437,13 +437,13 @@ def _give_up(results: Sequence[Result]) -> None:
     )
     now = timezone.now()
     reasons: dict[int, str] = {}
-    for message_id, tries, created_at, direction, is_template, window_closes_at, closed, passed_at, first_try in rows:
+    for message_id, tries, created_at, direction, window_closes_at, closed, passed_at, first_try in rows:
         failing_for = now - first_try if first_try else timedelta()
         others_pass = closed and passed_at is not None and first_try is not None and passed_at > first_try
         if now - created_at > LONGEST_WAIT:
             reasons[message_id] = f"it could not be delivered for {LONGEST_WAIT.days * 24} hours"
         elif (
-            direction == Direction.OUTBOUND and not is_template and window_closes_at is not None and window_closes_at < now
+            direction == Direction.OUTBOUND and window_closes_at is not None and window_closes_at < now
         ):
             reasons[message_id] = "the 24-hour window closed while it waited; send a template"
         elif others_pass and (tries >= MOST_TRIES or failing_for > LONGEST_FAILING):

@@ -5,6 +5,7 @@ time in one transaction. The others only call the far sides, and hold no databas
 down when the process dies is found by whoever claims the lane next.
 """
 
+import json
 import queue
 import threading
 import time
@@ -399,19 +400,28 @@ def _send(work: Work) -> Result:
                     text=message.text,
                     message_uuid=message.uuid,
                     at=message.written_at,
-                    routing_attributes=message.routing_attributes,
+                    routing_attributes=json.loads(message.routing_attributes or "null"),
                 )
             else:
                 sender, infobip = route.sender, route.infobip
                 if sender is None or infobip is None:
                     raise CustomerMustAct("Infobip", route.problem or "the channel has no sender")
-                infobip.send_text(
-                    sender=sender.number,
-                    to=message.subject,
-                    text=message.text,
-                    message_uuid=message.uuid,
-                    notify_url=sender.account.webhook_url,
-                )
+                if message.template is not None:
+                    infobip.send_template(
+                        sender=sender.number,
+                        to=message.subject,
+                        content=json.loads(message.template),
+                        message_uuid=message.uuid,
+                        notify_url=sender.account.webhook_url,
+                    )
+                else:
+                    infobip.send_text(
+                        sender=sender.number,
+                        to=message.subject,
+                        text=message.text,
+                        message_uuid=message.uuid,
+                        notify_url=sender.account.webhook_url,
+                    )
     except ApiError as exc:
         error = exc
 

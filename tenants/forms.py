@@ -7,6 +7,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from tenants import texts
+from tenants.api_tokens import SCOPES
 from tenants.models import AtEnd, Channel, InfobipAccount, Org, TranscriptForm, WelcomeWhen
 
 
@@ -299,4 +300,19 @@ class TestMessageForm(forms.Form):
         label="Your own WhatsApp number",
         help_text="Write to the sender from it first: WhatsApp allows free text for 24 hours after that.",
         error_messages={"invalid": "Give the number with its country code, such as +385 99 123 4567."},
+    )
+
+
+class ApiTokenForm(forms.Form):
+    name = forms.CharField(
+        max_length=100,
+        help_text="Of the system that will use it, such as “Order reminders”.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
+    scopes = forms.MultipleChoiceField(
+        label="It may",
+        choices=list(SCOPES.items()),
+        initial=list(SCOPES),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose what it may do."},
     )

@@ -5,6 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -302,6 +303,42 @@ class WebSession(models.Model):
         """Tell whether it was left alone too long, or is as old as a session may be."""
         now = timezone.now()
         return now - self.seen_at > IDLE or now - self.created_at > LONGEST_SESSION
+
+
+class ApiToken(models.Model):
+    """By which a customer's own systems call our API; only a hash of it is kept."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=100)
+    scopes = ArrayField(models.CharField(max_length=40))
+    token_hash = models.CharField(max_length=64, unique=True)
+    prefix = models.CharField(max_length=12, help_text="its first characters, by which people know it")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.CharField(max_length=200)
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="some minutes exact")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+
+class ApiCall(models.Model):
+    """A call of our API that named an idempotency key: what it began, and its answer once it succeeded."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="api_calls")
+    key = models.CharField(max_length=255)
+    body_hash = models.CharField(max_length=64)
+    message_uuid = models.UUIDField(null=True, blank=True, help_text="of the template that it queued")
+    answer = models.JSONField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    leased_until = models.DateTimeField(null=True, blank=True, help_text="a process works on it; empty: none does")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "key"], name="api_call_once")]
+        indexes = [models.Index(fields=["org", "created_at"], name="api_call_age")]
+
+    def __str__(self) -> str:
+        return f"API call {self.pk}"
 
 
 class Draft(models.Model):

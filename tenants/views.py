@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.db.models import F
 from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
@@ -16,11 +18,12 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from connector.http import ApiError
-from tenants import connecting, doctor, installation, package, sign_in, texts
+from tenants import api_tokens, connecting, doctor, installation, package, sign_in, texts
 from tenants.broker import allowed
 from tenants.connecting import FoundChannel
 from tenants.forms import (
     AccountForm,
+    ApiTokenForm,
     ChannelForm,
     ConnectionForm,
     MyDomainForm,
@@ -609,6 +612,28 @@ def summary_step(request: PageRequest) -> HttpResponse:
             "audit": request.org.audit_entries.order_by("-at")[:20],
         },
     )
+
+
+@signed_in(Role.ADMIN)
+def api_access(request: PageRequest) -> HttpResponse:
+    """The tokens by which the customer's own systems call our API; a new one is shown once."""
+    token = ""
+    form = ApiTokenForm(request.POST or None if request.POST.get("action") == "make" else None)
+    if request.POST.get("action") == "revoke":
+        named = request.POST.get("token", "")
+        api_tokens.revoke(request.org, int(named) if re.fullmatch("[0-9]{1,18}", named) else 0, who=request.member.name)
+        return redirect("api_access", request.org.handle)
+    if form.is_bound and form.is_valid():
+        token = api_tokens.make(request.org, **form.cleaned_data, who=request.member.name)
+        form = ApiTokenForm()
+    tokens = request.org.api_tokens.order_by(F("revoked_at").asc(nulls_first=True), "-created_at")
+    context = {
+        "form": form,
+        "token": token,
+        "tokens": [(each, [api_tokens.SCOPES.get(scope, scope) for scope in each.scopes]) for each in tokens[:100]],
+        "address": f"{settings.PUBLIC_URL}/api/v1/conversations",
+    }
+    return show_step(request, "summary", context, "tenants/api_access.html")
 
 
 @signed_in(Role.ADMIN)

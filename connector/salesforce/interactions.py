@@ -113,6 +113,27 @@ class InteractionClient(ApiClient):
         session = sessions[0] if isinstance(sessions, list) and sessions else ""
         return Delivered(_short_text(answer.body.get("conversationIdentifier")), _short_text(session))
 
+    def establish(
+        self, *, context: str, channel_address: str, end_user: str, routing_attributes: Mapping[str, str] | None = None
+    ) -> Delivered:
+        """Open a session with an end user who has not written; one that is open already is found.
+
+        https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/api-conversation.html
+
+        :param routing_attributes: values of the channel's custom parameters, for the routing
+        :raises ApiError: the member of the family says whether and when to try again
+        """
+        body = {
+            "channelAddressIdentifier": channel_address,
+            "participants": [{"subject": end_user, "role": "EndUser", "appType": "custom"}],
+            **({"routingAttributes": dict(routing_attributes)} if routing_attributes else {}),
+        }
+        # JSON, though a page names multipart: so say the schema and the samples
+        answer = self._call("POST", "/api/v1/conversation", context=context, json=body)
+        return Delivered(
+            _short_text(answer.body.get("conversationIdentifier")), _short_text(answer.body.get("messagingSessionId"))
+        )
+
     def report_failure(
         self,
         *,

@@ -419,6 +419,19 @@ def test_a_send_answers_with_the_published_shape(
 
 
 @pytest.mark.parametrize(
+    ("status", "change"), [(200, {}), (400, {"from": None}), (400, {"content": {"templateName": "order_update"}})]
+)
+def test_a_template_answers_with_the_published_shape(world: Sandbox, status: int, change: dict[str, Any]) -> None:
+    contract = load(WHATSAPP)
+    (message,) = recorded("infobip/requests/send_template")["messages"]
+    body = {"messages": [message | {"messageId": str(uuid4()), "notifyUrl": f"{world.door}/unread"} | change]}
+    headers = {"Authorization": f"App {API_KEY}", "Accept": "application/json"}
+    answer = requests.post(f"{world.infobip}/whatsapp/1/message/template", json=body, headers=headers, timeout=10)
+    assert answer.status_code == status
+    assert contract.problems(contract.answer("/whatsapp/1/message/template", status), answer.json()) == []
+
+
+@pytest.mark.parametrize(
     ("message", "line"),
     [
         ({"type": "TEXT", "text": "hi"}, "hi"),
