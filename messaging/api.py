@@ -71,9 +71,17 @@ class _Strict(serializers.Serializer[Any]):
     """Refuses fields that it does not know: a misspelt one would be lost without a word."""
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := sorted(set(data) - set(self.fields))):
-            raise ValidationError({str(name): ["This field is not known here."] for name in unknown})
-        return super().to_internal_value(data)
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, Mapping) else []
+        wrong: Any = {name: ["This field is not known here."] for name in unknown}
+        try:
+            value = super().to_internal_value(data)
+        except ValidationError as exc:
+            if not isinstance(exc.detail, dict):
+                raise
+            wrong |= exc.detail
+        if wrong:
+            raise ValidationError(wrong)
+        return value
 
 
 class _Digits(serializers.CharField):

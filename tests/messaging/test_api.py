@@ -282,6 +282,12 @@ def test_what_does_not_fit_is_named(acme: World, change: dict[str, Any], field: 
         assert not Conversation.objects.exists()
 
 
+def test_all_that_is_wrong_is_named_at_once(acme: World) -> None:
+    body = {"sender": acme.sender.number, "too": ANA, "template": {"name": "Order", "lang": "en"}}
+    fields = post(token_of(acme), body).json()["fields"]
+    assert set(fields) == {"too", "to", "template.lang", "template.name", "template.language"}
+
+
 @pytest.mark.parametrize("body", ["{", "", "[]", "7", '{"sender": NaN}', "[" * 20_000])
 def test_a_body_that_is_no_object_is_refused(acme: World, body: str) -> None:
     answer = post(token_of(acme), body)
