@@ -16,8 +16,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.contrib.auth.models import AnonymousUser
-from django.db import Error as DatabaseError
-from django.db import InterfaceError, connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -71,9 +70,17 @@ class _Strict(serializers.Serializer[Any]):
     """Refuses fields that it does not know: a misspelt one would be lost without a word."""
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := sorted(set(data) - set(self.fields))):
-            raise ValidationError({str(name): ["This field is not known here."] for name in unknown})
-        return super().to_internal_value(data)
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, Mapping) else []
+        wrong: Any = {name: ["This field is not known here."] for name in unknown}
+        try:
+            value = super().to_internal_value(data)
+        except ValidationError as exc:
+            if not isinstance(exc.detail, dict):
+                raise
+            wrong |= exc.detail
+        if wrong:
+            raise ValidationError(wrong)
+        return value
 
 
 class _Digits(serializers.CharField):
@@ -175,8 +182,8 @@ class Problem(serializers.Serializer[Any]):
 
 def explain(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Put what went wrong into the one form that errors have here."""
-    if isinstance(exc, DatabaseError | InterfaceError):
-        connection.close()
+    if isinstance(exc, OperationalError | InterfaceError):
+        connection.close()  # perhaps only this connection was lost
         log.error("API call not stored", error=type(exc).__name__)
         exc = Refusal(503, "not_stored", "This cannot be stored now. Send it again in a moment.", retry_after=1)
     if isinstance(exc, RecursionError | UnicodeError):
@@ -189,13 +196,20 @@ def explain(exc: Exception, context: dict[str, Any]) -> Response | None:
         words = " ".join(f"{path}: {each}" if path else each for path, each in fields.items())
         response.status_code = 422
         response.data = {"error": f"The body does not fit. {words}", "code": "invalid", "fields": fields}
-        return response
-    response.data = {"error": str(exc.detail), "code": str(exc.get_codes())}
+    else:
+        response.data = {"error": str(exc.detail), "code": str(exc.get_codes())}
     if isinstance(exc, Refusal):
         if exc.message is not None:
             response.data["messageId"] = str(exc.message)
         if exc.retry_after is not None:
             response["Retry-After"] = str(math.ceil(exc.retry_after))
+    token = getattr(context.get("request"), "auth", None) if response.status_code != 401 else None
+    log.info(
+        "API call refused",
+        org=token.org_id if isinstance(token, ApiToken) else None,
+        status=response.status_code,
+        code=response.data["code"],
+    )
     return response
 
 

@@ -12,6 +12,7 @@ import pytest
 import responses
 import structlog
 from django.core.management import call_command
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
@@ -282,6 +283,12 @@ def test_what_does_not_fit_is_named(acme: World, change: dict[str, Any], field: 
         assert not Conversation.objects.exists()
 
 
+def test_all_that_is_wrong_is_named_at_once(acme: World) -> None:
+    body = {"sender": acme.sender.number, "too": ANA, "template": {"name": "Order", "lang": "en"}}
+    fields = post(token_of(acme), body).json()["fields"]
+    assert set(fields) == {"too", "to", "template.lang", "template.name", "template.language"}
+
+
 @pytest.mark.parametrize("body", ["{", "", "[]", "7", '{"sender": NaN}', "[" * 20_000])
 def test_a_body_that_is_no_object_is_refused(acme: World, body: str) -> None:
     answer = post(token_of(acme), body)
@@ -504,6 +511,26 @@ def test_no_token_number_or_text_reaches_a_log(acme: World, salesforce: response
     assert logs
     for secret in (token, "scc_wrong", ANA, "Ana Horvat", "2291", "00D!acme"):
         assert secret not in str(logs), secret
+
+
+def test_an_operator_sees_what_was_refused_and_whose_it_was(acme: World) -> None:
+    with structlog.testing.capture_logs() as logs:
+        post(token_of(acme), {"sender": "x"})
+        post("scc_wrong", {})
+    refused = [(each["org"], each["status"], each["code"]) for each in logs if each["event"] == "API call refused"]
+    assert refused == [(acme.org.pk, 422, "invalid"), (None, 401, "authentication_failed")]
+
+
+def test_a_database_in_trouble_is_not_the_callers_fault(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trouble(*_: Any, **__: Any) -> None:
+        raise OperationalError("the connection was lost")
+
+    token = token_of(acme)
+    monkeypatch.setattr(api, "address", trouble)
+    answer = post(token, body_of(acme, template=ORDER_UPDATE), "order-2291")
+    assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "not_stored", "1")
+    with every_org():
+        assert not ApiCall.objects.exists()  # the key is free for the next try
 
 
 def test_of_a_token_only_a_hash_is_kept_and_its_use_is_noted(acme: World, salesforce: responses.RequestsMock) -> None:
