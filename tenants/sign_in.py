@@ -375,7 +375,8 @@ def signed_in(role: Role) -> Callable[[View[Parameters]], Callable[..., HttpResp
             with org_scope(org.pk):
                 session = find_session(request, org)
                 if session is None:
-                    return render(request, "tenants/sign_in.html", {"org": org}, status=401)
+                    context = {"org": org, "for_admins": role is Role.ADMIN}
+                    return render(request, "tenants/sign_in.html", context, status=401)
                 if role is Role.ADMIN and session.member.role != Role.ADMIN:
                     return render(
                         request, "tenants/refused.html", {"problem": "This page is for administrators."}, status=403
