@@ -190,4 +190,3 @@ def state_of_whole(states: Iterable[str]) -> Status:
     """Say how far an entry got: as far as the part that got least far, and nowhere if one has failed."""
     order = [Status.FAILED, Status.PENDING, Status.SENT, Status.DELIVERED, Status.READ]
     return min((Status(each) for each in states), key=order.index)
-

@@ -9,7 +9,8 @@ from django.test import Client
 from django.utils import timezone
 
 from messaging.models import Conversation, Direction, Lane, Message, Session, Status
-from tenants.models import Membership, Org, Role, Sender
+from tenants.models import Org, Role, Sender
+from tenants.onboarding import long_org_id
 from tenants.tenancy import every_org
 from tests.conftest import World
 from tests.set_up.pages import alerts, signed_in
@@ -17,7 +18,7 @@ from tests.tenants.salesforce import OURS, rep_of
 from tests.tenants.salesforce import signed_in as sign_in_at_salesforce
 
 pytestmark = pytest.mark.django_db
-SESSION = "0Mw5g00000AcMe1CAB"  # of 18 characters
+SESSION = long_org_id("0Mw5g00000AcMe1")  # of 18 characters
 HOUR = timedelta(hours=1)
 
 
@@ -185,14 +186,12 @@ def test_without_a_number_the_panel_says_so_and_who_can_change_it(acme: World, r
     converse(acme, last_sender=None)
     with every_org():
         Sender.objects.filter(org=acme.org).delete()
-        Membership.objects.create(
-            org=acme.org, user_id="005", username="a", name="Ada Admin", role=Role.ADMIN, signed_in_at=timezone.now()
-        )
+    ada = signed_in(acme.org, name="Ada Admin")
     for query in (f"?id={SESSION}", ""):
         page = look(rep, acme.org, query)
         assert "no WhatsApp number" in page and "An administrator can choose one: <bdi>Ada Admin</bdi>" in page
         assert "/setup/senders" not in page
-        assert f"/e/{acme.org.handle}/setup/senders" in look(signed_in(acme.org), acme.org, query)
+        assert f"/e/{acme.org.handle}/setup/senders" in look(ada, acme.org, query)
 
 
 def test_a_disconnected_org_says_so(acme: World) -> None:
@@ -221,7 +220,9 @@ def test_each_message_shows_how_far_it_got(acme: World, rep: Client, status: Sta
 
 def test_a_message_that_failed_says_why(acme: World, rep: Client) -> None:
     conversation = converse(acme)
-    send(conversation, "Good day", Status.FAILED, error="the customer has blocked this number", error_code="EC_BLOCKED_USER")
+    send(
+        conversation, "Good day", Status.FAILED, error="the customer has blocked this number", error_code="EC_BLOCKED_USER"
+    )
     page = look(rep, acme.org)
     assert "The customer has blocked this number." in page and "EC_BLOCKED_USER" not in page
     send(conversation, "Again", Status.FAILED)
@@ -343,7 +344,11 @@ def test_the_bare_address_asks_for_the_org_and_keeps_the_record(acme: World, que
 
 
 def test_an_org_that_is_not_connected_is_told_at_the_field_and_nothing_is_begun(db: None) -> None:
-    for typed, words in (("nobody", "not connected yet"), ("https://evil.example", "not a Salesforce org"), ("", "required")):
+    for typed, words in (
+        ("nobody", "not connected yet"),
+        ("https://evil.example", "not a Salesforce org"),
+        ("", "required"),
+    ):
         page = Client().post("/templates", {"my_domain": typed}, **OURS)
         assert page.status_code == 200 and words in alerts(page.content.decode())["my_domain"]
 
