@@ -259,7 +259,7 @@ def test_a_long_text_is_one_message_and_got_as_far_as_its_slowest_part(
     for part, status in enumerate(states):
         send(conversation, f"Part {part}", status, source_entry="entry-1", part=part, error="too late")
     page = look(rep, acme.org)
-    assert "Part 0 Part 1" in page and page.count('class="sent"') == 1 and f"{words}</span>" in page
+    assert "Part 0 Part 1" in page and page.count('class="message"') == 1 and f"{words}</span>" in page
 
 
 def test_what_customers_wrote_is_not_repeated_here(acme: World, rep: Client) -> None:
