@@ -181,6 +181,10 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
         if not hmac.compare_digest(pending.code_hash, digest(code.strip().upper())):
             raise SignInRefused("This is not the code that the window shows. Type it again.")
         with transaction.atomic():
+            # the draft before its sign-ins, as when it is deleted with them: another sign-in of it may end just now
+            drafts = Draft.objects.select_for_update().filter(pk=pending.draft_id)
+            if pending.draft_id is not None and drafts.first() is None:
+                raise SignInRefused("Another window finished this set-up: your org is connected now. Begin again there.")
             if not PendingSignIn.objects.filter(pk=pending.pk).delete()[0]:
                 raise SignInRefused("This sign-in was used already. Begin again.")
             user = pending.user
