@@ -18,11 +18,15 @@ CHROMIUM_OPTIONS = [
 ]
 
 
+def chromium() -> str | None:
+    """Find the Chromium to use; None: the one that Playwright has installed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=CHROMIUM_OPTIONS)
+        started = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
         yield started
         started.close()

@@ -108,7 +108,7 @@ def test_each_state_of_the_panel_fits(panel: Panel, looks: tuple[int, Any]) -> N
 
 @pytest.mark.parametrize("looks", [(380, "light")], indirect=True)
 def test_the_panel_changes_by_itself_and_only_where_something_changed(panel: Panel) -> None:
-    conversation, message = chat(panel.world)
+    _, message = chat(panel.world)
     panel.open()
     expect(panel.page.get_by_text("On its way")).to_be_visible()
     panel.page.evaluate("document.getElementById('panel').dataset.mark = 'the same'")

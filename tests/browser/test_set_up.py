@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, Response, expect
 
 from sandbox.stack import HOST, Stack, empty_document, example_documents
+from tests.browser.conftest import CHROMIUM_OPTIONS, chromium
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 WAIT_MS = 30_000  # on a busy machine
@@ -185,6 +186,41 @@ def acme() -> Iterator[tuple[Stack, str]]:
         yield running, running.provision(document)["org"]["setup"]
 
 
+def open_context(stack: Stack, browser: Browser, cookies: str, place: Path) -> BrowserContext:
+    """Open a browser; one that blocks cookies does so by its own setting, for our pages in frames of the console."""
+    looks: Any = {"viewport": {"width": 1400, "height": 1100}, "reduced_motion": "reduce"}
+    if cookies == "allowed":
+        return browser.new_context(**looks)
+    # not what "block third-party cookies" does: that leaves those that are partitioned
+    exception = {f"{stack.web_url},{stack.page_url.replace(HOST, 'localhost').rstrip('/')}": {"setting": 2}}
+    settings = {"profile": {"content_settings": {"exceptions": {"cookies": exception}}}}
+    (place / "Default").mkdir()
+    (place / "Default" / "Preferences").write_text(json.dumps(settings))
+    found = chromium()
+    return browser.browser_type.launch_persistent_context(
+        place, executable_path=found, channel=None if found else "chromium", args=CHROMIUM_OPTIONS, **looks
+    )
+
+
+class Cookies:
+    """Whether the pages in the frame set cookies, and whether any came back."""
+
+    def __init__(self, stack: Stack, context: BrowserContext) -> None:
+        self.address = re.compile(re.escape(stack.web_url) + "/(?!sf/start|sf/callback|static/)")
+        self.answers: list[Response] = []
+        context.on("response", self.note)
+
+    def note(self, response: Response) -> None:
+        if self.address.match(response.url):
+            self.answers.append(response)
+
+    def given(self) -> list[str]:
+        return [name for each in self.answers for name in each.all_headers().get("set-cookie", "").split("=")[:1] if name]
+
+    def sent(self) -> list[str]:
+        return [each.request.url for each in self.answers if "cookie" in each.request.all_headers()]
+
+
 @pytest.mark.parametrize("cookies", ["allowed", "blocked"])
 def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, cookies: str, tmp_path: Path) -> None:
     document = empty_document(stack.salesforce_port, stack.infobip_port)
@@ -192,13 +228,8 @@ def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, 
     if cookies == "blocked":
         quick = {"path": "switches.deploy_seconds", "value": 0.3}
         stack.control("PATCH", f"/control/orgs/{document['org']['orgId']}/setup", quick)
-    context = browser.new_context(viewport={"width": 1400, "height": 1100}, reduced_motion="reduce")
-    if cookies == "blocked":
-        # what a browser does that keeps no cookies of frames: they are neither stored nor sent
-        context.route(
-            re.compile(re.escape(stack.web_url) + "/(?!sf/)"),
-            lambda route: route.continue_(headers={k: v for k, v in route.request.headers.items() if k != "cookie"}),
-        )
+    context = open_context(stack, browser, cookies, tmp_path)
+    seen = Cookies(stack, context)
     setup = Setup(stack, document, context, pictures=cookies == "allowed")
     setup.connect()
     setup.sign_in("Sign in with Salesforce")
@@ -214,6 +245,8 @@ def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, 
     # what is left are the acts that are the administrator's own: members of the queue, permission sets of the reps
     trouble = setup.frame.locator("#doctor .finding:has(.dot.bad)").all_inner_texts()
     assert trouble == [], json.dumps(trouble, indent=1)
+    assert any(name.startswith("__Host-sid-") for name in seen.given())
+    assert bool(seen.sent()) == (cookies == "allowed"), seen.sent()
     setup.console.reload()
     if cookies == "allowed":
         setup.console.get_by_role("tab", name="Infobip BYOC").click()
