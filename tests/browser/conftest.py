@@ -3,9 +3,12 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Frame, Locator, Page, sync_playwright
+
+NARROW = 380
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -22,6 +25,21 @@ def chromium() -> str | None:
     """Find the Chromium to use; None: the one that Playwright has installed."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+def check_fits(page: Page | Frame, name: str, shown: Page | Locator) -> None:
+    """See that nothing has to be scrolled sideways; where PICTURES names a directory, keep a picture there to look at."""
+    if place := os.environ.get("PICTURES"):
+        shown.screenshot(path=Path(place) / f"{name}.png", **({"full_page": True} if isinstance(shown, Page) else {}))
+    wide = page.evaluate(
+        """() => {
+            const most = document.documentElement.clientWidth;
+            return [...document.querySelectorAll("body *")]
+                .filter((each) => each.getBoundingClientRect().right > most && !each.closest(".unseen"))
+                .map((each) => each.outerHTML.slice(0, 120));
+        }"""
+    )
+    assert wide == [], name
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """The reps' panel in a real browser, as narrow as it stands beside a conversation."""
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from pytest_django.live_server_helper import LiveServer
 from messaging.models import Conversation, Message, Status
 from tenants.models import Role, Sender
 from tenants.tenancy import every_org
+from tests.browser.conftest import check_fits
 from tests.conftest import World
 from tests.set_up.pages import signed_in
 from tests.templates_ui.test_panel import SESSION, change, converse, send
@@ -41,10 +40,7 @@ class Panel:
         self.page.goto(f"{self.server}/e/{self.world.org.handle}/templates?id={record}")
 
     def keep(self, name: str) -> None:
-        """Keep a picture for who asks for one, and see that nothing has to be scrolled sideways."""
-        if place := os.environ.get("PICTURES"):
-            self.page.screenshot(path=Path(place) / f"panel-{name}.png", full_page=True)
-        assert self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        check_fits(self.page, f"panel-{name}", self.page)
 
 
 @pytest.fixture(params=[(320, "light"), (380, "dark")], ids=["320 light", "380 dark"])

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, Response, expect
 
 from sandbox.stack import HOST, Stack, empty_document, example_documents
-from tests.browser.conftest import CHROMIUM_OPTIONS, chromium
+from tests.browser.conftest import CHROMIUM_OPTIONS, NARROW, check_fits, chromium
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 WAIT_MS = 30_000  # on a busy machine
@@ -36,6 +36,23 @@ class Setup:
         """Keep what the frame shows now, for the set-up guide."""
         if self.pictures and os.environ.get("SAVE_PICTURES"):
             self.console.locator("#setup-page").screenshot(path=PICTURES / f"set-up-{name}.png")
+        if self.pictures:
+            self.narrow(name)
+
+    def narrow(self, name: str) -> None:
+        """See that the frame can be as narrow as a side bar."""
+        element = self.console.locator("#setup-frame")
+        before = element.get_attribute("style") or ""
+        style = f"position: fixed; inset: 0; z-index: 9; width: {NARROW}px; height: 1100px"
+        element.evaluate("(each, style) => { each.style = style; }", style)
+        frame = element.element_handle().content_frame()
+        assert frame is not None
+        check_fits(frame, f"set-up-{name}", element)
+        opened = "for (const each of document.querySelectorAll('details:not([open])')) each.open = each.dataset.was = true"
+        frame.evaluate(opened)
+        check_fits(frame, f"set-up-{name}-open", element)
+        frame.evaluate("for (const each of document.querySelectorAll('[data-was]')) each.open = false")
+        element.evaluate("(each, style) => { each.style = style; }", before)
 
     def salesforce(self, work: Callable[[Page], None]) -> None:
         """Do something in Salesforce's Setup."""
@@ -112,7 +129,7 @@ class Setup:
             form.get_by_role("button", name="Save").click()
 
         self.salesforce(create_channel)
-        expect(self.frame.get_by_text("Infobip WhatsApp").first).to_be_visible(timeout=WAIT_MS)
+        expect(self.frame.get_by_role("radio", name=re.compile("Infobip WhatsApp"))).to_be_visible(timeout=WAIT_MS)
         self.picture("6-channel")
         self.button("Save").click()
 
@@ -285,12 +302,57 @@ def test_where_the_window_was_cut_off_a_person_carries_the_code(acme: tuple[Stac
     page.get_by_role("button", name="Sign in with Salesforce").click()
     start = page.get_by_role("link", name="Open it in a tab").get_attribute("href") or ""
     window = context.new_page()
+    page.set_viewport_size({"width": NARROW, "height": 700})
+    check_fits(page, "sign-in", page)
+    window.set_viewport_size({"width": NARROW, "height": 680})
     window.goto(stack.web_url + start)
     window.get_by_role("button", name=re.compile("Ada Admin")).click()
     code = window.locator("#shown-code").inner_text()
+    check_fits(window, "popup-code", window)
     page.get_by_label("The window shows a code? Type it here").fill(code)
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("heading", name="What is connected")).to_be_visible(timeout=WAIT_MS)
+    context.close()
+
+
+def test_what_is_refused_is_told_on_a_page_that_fits(acme: tuple[Stack, str], browser: Browser) -> None:
+    stack, address = acme
+    page = browser.new_page(viewport={"width": NARROW, "height": 680})
+    for path, words, name in (
+        ("/sf/start", "This address is not complete.", "popup-refused"),
+        (
+            f"/sf/callback?error=access_denied&error_description={'end-user-denied-' * 15}",
+            "Salesforce says",
+            "popup-denied",
+        ),
+        ("/e/nobodys/", "This address is not known.", "refused"),
+        ("/templates?id=undefined", "which Salesforce org is yours?", "templates-start"),
+    ):
+        page.goto(stack.web_url + path)
+        expect(page.get_by_text(words)).to_be_visible()
+        check_fits(page, name, page)
+    page.close()
+
+
+def test_a_rep_signs_in_at_the_panel_and_stays_there(acme: tuple[Stack, str], browser: Browser) -> None:
+    """The bare address, as it may stand in the component of an org whose administrator has not changed it."""
+    stack, address = acme
+    context = browser.new_context(viewport={"width": NARROW, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{stack.web_url}/templates?id=0Mw5g00000Unkno")
+    page.get_by_label("My Domain").fill(f"http://{HOST}:{stack.salesforce_port}")
+    page.get_by_role("button", name="Continue").click()
+    with page.expect_popup() as opened:
+        page.get_by_role("button", name="Sign in with Salesforce").click()
+    opened.value.get_by_role("button", name=re.compile("Marko Babic")).click()
+    expect(page.get_by_text("This session is not known here.")).to_be_visible(timeout=WAIT_MS)
+    assert page.url == f"{address}templates?id=0Mw5g00000Unkno"
+    check_fits(page, "panel-signed-in", page)
+    with page.expect_response(lambda each: each.status == 204, timeout=15_000):
+        pass  # it looks again by itself
+    page.goto(address)
+    expect(page.get_by_text("This page is for administrators.")).to_be_visible()
+    check_fits(page, "refused-rep", page)
     context.close()
 
 
