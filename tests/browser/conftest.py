@@ -30,7 +30,11 @@ def chromium() -> str | None:
 def check_fits(page: Page | Frame, name: str, shown: Page | Locator) -> None:
     """See that nothing has to be scrolled sideways; where PICTURES names a directory, keep a picture there to look at."""
     if place := os.environ.get("PICTURES"):
-        shown.screenshot(path=Path(place) / f"{name}.png", **({"full_page": True} if isinstance(shown, Page) else {}))
+        path = Path(place) / f"{name}.png"
+        if isinstance(shown, Page):
+            shown.screenshot(path=path, full_page=True)
+        else:
+            shown.screenshot(path=path)
     wide = page.evaluate(
         """() => {
             const most = document.documentElement.clientWidth;

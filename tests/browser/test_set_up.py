@@ -316,7 +316,7 @@ def test_where_the_window_was_cut_off_a_person_carries_the_code(acme: tuple[Stac
 
 
 def test_what_is_refused_is_told_on_a_page_that_fits(acme: tuple[Stack, str], browser: Browser) -> None:
-    stack, address = acme
+    stack, _ = acme
     page = browser.new_page(viewport={"width": NARROW, "height": 680})
     for path, words, name in (
         ("/sf/start", "This address is not complete.", "popup-refused"),
