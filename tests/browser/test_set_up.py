@@ -162,19 +162,21 @@ class Setup:
         number = self.document["infobipAccounts"][0]["numbers"][0]
         text, answer = f"Hello {time.time_ns()}", f"Good day {time.time_ns()}"
         self.stack.control("POST", "/control/phone/messages", {"from": "385991234567", "to": number, "text": text})
-        arrived = self.wait("interaction", text=text)
+        arrived = wait(self.stack, "interaction", text=text)
         reply = {"org": self.org, "conversation": arrived["conversation"], "text": answer}
         self.stack.control("POST", "/control/console/replies", reply)
-        self.wait("send", text=answer)
+        wait(self.stack, "send", text=answer)
 
-    def wait(self, kind: str, **facts: object) -> dict[str, Any]:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            for entry in self.stack.control("GET", "/control/journal?after=0")["entries"]:
-                if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items()):
-                    return dict(entry)
-            time.sleep(0.1)
-        raise AssertionError(f"no {kind} with {facts}")
+
+def wait(stack: Stack, kind: str, **facts: object) -> dict[str, Any]:
+    """Wait for an entry of the sandbox's journal."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for entry in stack.control("GET", "/control/journal?after=0")["entries"]:
+            if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items()):
+                return dict(entry)
+        time.sleep(0.1)
+    raise AssertionError(f"no {kind} with {facts}")
 
 
 @contextmanager
@@ -350,6 +352,16 @@ def test_a_rep_signs_in_at_the_panel_and_stays_there(acme: tuple[Stack, str], br
     check_fits(page, "panel-signed-in", page)
     with page.expect_response(lambda each: each.status == 204, timeout=15_000):
         pass  # it looks again by itself
+    hello = {"from": "385991234567", "to": "447700900123", "name": "Ana Horvat", "text": f"Hello {time.time_ns()}"}
+    stack.control("POST", "/control/phone/messages", hello)
+    arrived = wait(stack, "interaction", text=hello["text"])
+    page.goto(f"{address}templates?id={arrived['session']}")
+    expect(page.get_by_role("heading", name="Ana Horvat")).to_be_visible(timeout=WAIT_MS)
+    reply = {"org": arrived["org"], "conversation": arrived["conversation"], "text": f"Good day {time.time_ns()}"}
+    stack.control("POST", "/control/console/replies", reply)
+    expect(page.locator(".message", has_text=reply["text"])).to_contain_text(
+        re.compile("Sent|Delivered|Read"), timeout=WAIT_MS
+    )
     page.goto(address)
     expect(page.get_by_text("This page is for administrators.")).to_be_visible()
     check_fits(page, "refused-rep", page)
