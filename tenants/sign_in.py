@@ -175,9 +175,10 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
         pending = _pending().select_related("org", "draft").filter(uuid=uuid).exclude(code_hash="").first()
         if pending is None or not hmac.compare_digest(pending.frame_hash, digest(secret)):
             raise SignInRefused("This sign-in is over. Begin again.")
-        counted = PendingSignIn.objects.filter(pk=pending.pk, tries=pending.tries, tries__lt=MOST_TRIES)
-        if not counted.update(tries=pending.tries + 1):
+        if pending.tries >= MOST_TRIES:
             raise SignInRefused("The code was wrong too often. Begin again.")
+        if not PendingSignIn.objects.filter(pk=pending.pk, tries=pending.tries).update(tries=pending.tries + 1):
+            raise SignInRefused("The code was handed in twice at once. If you are not signed in now, begin again.")
         if not hmac.compare_digest(pending.code_hash, digest(code.strip().upper())):
             raise SignInRefused("This is not the code that the window shows. Type it again.")
         with transaction.atomic():

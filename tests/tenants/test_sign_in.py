@@ -281,6 +281,17 @@ def test_of_two_sign_ins_of_one_set_up_one_comes_in_and_the_other_is_told_that_i
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_code_that_is_handed_in_twice_at_once_is_good_once(private_key: str) -> None:
+    draft = draft_of(private_key)
+    step = prove(sign_in.begin(draft=draft), draft, Person(NEW_ORG, customizes=True))
+    results = at_once(*[step] * 4)
+    refused = [each for each in results if isinstance(each, str)]
+    assert len(refused) == 3 and not any("wrong" in each for each in refused)
+    with every_org():
+        assert Org.objects.count() == WebSession.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
 def test_two_set_ups_that_prove_the_same_org_at_once_make_one(private_key: str) -> None:
     drafts = [draft_of(private_key, key) for key in ("3MVG9One", "3MVG9Two")]
     steps = [prove(sign_in.begin(draft=each), each, Person(NEW_ORG, customizes=True)) for each in drafts]
