@@ -30,6 +30,7 @@ CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
 INSTALLED_APPS = [
+    "templates_ui",
     "messaging",
     "tenants",
     "django.contrib.admin",
@@ -113,6 +114,7 @@ LANE_THREADS: int = env.int("LANE_THREADS", 64)  # calls to the far sides under 
 # The platforms
 SALESFORCE_PUBSUB_ENDPOINT: str = env.str("SALESFORCE_PUBSUB_ENDPOINT", "api.pubsub.salesforce.com:7443")
 INFOBIP_SIGNATURE_HEADER: str = env.str("INFOBIP_SIGNATURE_HEADER", "X-Hub-Signature")
+OUTBOUND_ADDRESSES: list[str] = env.list("OUTBOUND_ADDRESSES", default=[])  # that we call from; empty: they may change
 LARGEST_WEBHOOK: int = env.int("LARGEST_WEBHOOK", 16 * 1024 * 1024)  # bytes
 DATA_UPLOAD_MAX_MEMORY_SIZE = LARGEST_WEBHOOK
 

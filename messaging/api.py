@@ -32,7 +32,9 @@ from rest_framework.views import APIView, exception_handler
 from connector.events import clean
 from connector.http import AddressRefused, ApiError, CustomerMustAct, time_limit
 from connector.salesforce.interactions import Delivered, InteractionClient
+from messaging import lanes
 from messaging.ingest import Addressed, OurTemplate, address
+from messaging.models import Conversation
 from messaging.query import query
 from messaging.tasks import ring
 from tenants import api_tokens
@@ -490,19 +492,11 @@ def _establish(
 def _keep(org: Org, begun: Beginning, addressed: Addressed, delivered: Delivered) -> dict[str, str]:
     """Write down what Salesforce says of the conversation, and that reps have it now; give the answer."""
     with transaction.atomic():
-        ((identifier, session),) = query(
-            """UPDATE messaging_conversation SET with_rep = true,
-                   identifier = COALESCE(NULLIF(%s, ''), identifier), session = COALESCE(NULLIF(%s, ''), session),
-                   session_open = session_open OR %s
-               WHERE id = %s AND org_id = %s RETURNING identifier, session""",
-            [
-                clean(delivered.conversation),
-                clean(delivered.session)[:18],
-                bool(delivered.session),
-                addressed.conversation_id,
-                org.pk,
-            ],
-        )
+        lanes.lock((), neighbours_of=[addressed.conversation_id])
+        known = Conversation.objects.get(org=org, pk=addressed.conversation_id)
+        identifier = clean(delivered.conversation) or known.identifier
+        session = clean(delivered.session)[:18] or known.session
+        lanes.open_session(org.pk, known.pk, identifier, session)
         answer = {"conversationId": identifier, "sessionId": session}
         if begun.message is not None:
             answer["messageId"] = str(begun.message)

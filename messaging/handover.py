@@ -36,8 +36,8 @@ from connector.salesforce.interactions import (
     PastEntry,
 )
 from messaging.ingest import begin_conversation
-from messaging.lanes import backoff_seconds, lower_barrier, open_session, raise_barrier
-from messaging.models import ChatbotMessage, Conversation, Direction, Handover, Lane, Message, Status
+from messaging.lanes import backoff_seconds, lock, lower_barrier, open_session, raise_barrier
+from messaging.models import ChatbotMessage, Conversation, Direction, Handover, Message, Status
 from messaging.query import query
 from tenants.encryption import CannotDecrypt
 from tenants.models import AtEnd, Channel, InfobipAccount, TranscriptForm
@@ -465,7 +465,7 @@ def _import_natively(handover: Handover, conversation: Conversation, entries: Se
             session = session or delivered.session
             with transaction.atomic():
                 if not number:
-                    _lock_inbound_lane(handover)
+                    lock((), neighbours_of=[conversation.pk])
                     open_session(handover.org_id, conversation.pk, delivered.conversation, delivered.session[:18])
         handover.batches = number + 1
         query(
@@ -477,12 +477,6 @@ def _import_natively(handover: Handover, conversation: Conversation, entries: Se
         _put_into_lane(handover, [])
         Handover.objects.filter(pk=handover.pk).update(lines=len(past))
     return True
-
-
-def _lock_inbound_lane(handover: Handover) -> None:
-    assert handover.conversation_id is not None
-    lanes = Lane.objects.filter(org_id=handover.org_id, conversation_id=handover.conversation_id)
-    lanes.select_for_update(no_key=True).get(direction=Direction.INBOUND)
 
 
 def _give_back(handover: Handover, _lease_id: UUID) -> Step:

@@ -422,11 +422,12 @@ def begin_conversation(
                ON CONFLICT DO NOTHING)
            UPDATE messaging_conversation SET name = COALESCE(NULLIF(%s, ''), name),
                language = COALESCE(NULLIF(%s, ''), language), last_sender_id = COALESCE(%s, last_sender_id),
-               window_closes_at = GREATEST(window_closes_at, %s::timestamptz + %s)
+               window_closes_at = GREATEST(
+                   CASE WHEN last_sender_id = %s THEN window_closes_at END, %s::timestamptz + %s)
            WHERE id = %s""",
         [
             *(org_id, channel_id, end_user, conversation_id),
-            *(name[:200], language, sender, written_at, WINDOW, conversation_id),
+            *(name[:200], language, sender, sender, written_at, WINDOW, conversation_id),
         ],
     )
     return conversation_id

@@ -442,9 +442,7 @@ def _give_up(results: Sequence[Result]) -> None:
         others_pass = closed and passed_at is not None and first_try is not None and passed_at > first_try
         if now - created_at > LONGEST_WAIT:
             reasons[message_id] = f"it could not be delivered for {LONGEST_WAIT.days * 24} hours"
-        elif (
-            direction == Direction.OUTBOUND and window_closes_at is not None and window_closes_at < now
-        ):
+        elif direction == Direction.OUTBOUND and window_closes_at is not None and window_closes_at < now:
             reasons[message_id] = "the 24-hour window closed while it waited; send a template"
         elif others_pass and (tries >= MOST_TRIES or failing_for > LONGEST_FAILING):
             reasons[message_id] = "it kept failing while other messages passed"
@@ -548,11 +546,12 @@ def open_session(org_id: int, conversation_id: int, identifier: str, session: st
                SELECT 1 FROM messaging_session WHERE org_id = %s AND salesforce_id = %s AND state = 'ended'),
            conversation AS (
                UPDATE messaging_conversation
-               SET identifier = %s, session = %s, session_open = NOT EXISTS (SELECT 1 FROM ended)
+               SET identifier = %s, session = COALESCE(NULLIF(%s, ''), session),
+                   session_open = CASE WHEN %s = '' THEN session_open ELSE NOT EXISTS (SELECT 1 FROM ended) END
                WHERE id = %s AND org_id = %s)
            UPDATE messaging_lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
            WHERE conversation_id = %s AND org_id = %s AND direction = 'inbound' AND NOT EXISTS (SELECT 1 FROM ended)""",
-        [org_id, session, identifier, session, *(conversation_id, org_id) * 2],
+        [org_id, session, identifier, session, session, *(conversation_id, org_id) * 2],
     )
 
 

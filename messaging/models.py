@@ -119,9 +119,6 @@ class Conversation(models.Model):
     identifier = models.CharField(max_length=255, blank=True, help_text="Salesforce's id of it")
     session = models.CharField(max_length=18, blank=True, help_text="the messaging session seen last")
     session_open = models.BooleanField(default=False)
-    with_rep = models.BooleanField(
-        default=False, db_default=False, help_text="a chatbot handed it over; else the chatbot has it at first"
-    )
     language = models.CharField(
         max_length=10, blank=True, db_default="", help_text="of our texts; empty: as the number suggests"
     )

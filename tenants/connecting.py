@@ -222,7 +222,7 @@ def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
         known = orgs.exists()
         if not known:  # another browser may prove the same org just now: then it is there when this returns
             Org.objects.bulk_create([Org(salesforce_id=long_id, name=name[:200] or "your org")], ignore_conflicts=True)
-        org = orgs.select_for_update().get()
+        org = orgs.select_for_update(no_key=True).get()  # rows that point at it may be written meanwhile
         way = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
         way.base_url, way.scrt_url = draft.base_url, scrt_url_of(draft.base_url)
         way.consumer_key, way.username = draft.consumer_key, draft.username

@@ -108,10 +108,9 @@ def start(request: PageRequest) -> HttpResponse:
     except SetupProblem as exc:
         show_problems(form, exc)
         return render(request, "tenants/start.html", {"form": form})
-    with every_org():
-        known = SalesforceConnection.objects.select_related("org").filter(base_url=base_url).first()
+    known = org_at(base_url)
     if known is not None and "anew" not in request.POST:
-        return HttpResponseRedirect(known.org.setup_url)
+        return HttpResponseRedirect(known.setup_url)
     if not allowed(f"draft:{client_address(request)}", DRAFTS_AN_HOUR):
         form.add_error(None, "Too many set-ups were begun from here within an hour. Try again later.")
         return render(request, "tenants/start.html", {"form": form})
@@ -120,6 +119,12 @@ def start(request: PageRequest) -> HttpResponse:
     response = _draft_page(request, draft, ConnectionForm(), token=token)
     sign_in.set_cookie(response, DRAFT_COOKIE, token)
     return response
+
+
+def org_at(base_url: str) -> Org | None:
+    """Find the org of a My Domain, where it is connected here."""
+    with every_org():
+        return Org.objects.filter(salesforce__base_url=base_url).first()
 
 
 def _own_draft(request: HttpRequest) -> Draft | None:

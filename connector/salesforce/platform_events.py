@@ -32,7 +32,7 @@ from connector.events import (
     parse_milliseconds,
     text_of,
 )
-from connector.http import AddressRefused
+from connector.http import AddressRefused, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
 from connector.salesforce import pubsub
 from connector.salesforce.auth import SERVICE, AccessToken
 
@@ -40,6 +40,7 @@ MOST_OUTSTANDING = 100  # events that one Subscribe call may have under way
 TOP_UP_AT = 20  # ask for more before none is left: at 0 the stream falls silent, and is closed after a minute
 SILENCE_SECONDS = 300.0  # a live stream says something at least every 270 s
 LONGEST_ID = 250
+ANSWER_SECONDS = 10.0
 # the global one and Germany's: https://developer.salesforce.com/docs/platform/pub-sub-api/guide/pub-sub-endpoints.html
 ENDPOINTS = re.compile(r"api(\.deu)?\.pubsub\.salesforce\.com:(443|7443)")
 LOCAL_ENDPOINTS = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+")
@@ -128,11 +129,58 @@ def open_channel(endpoint: str, *, plaintext: bool) -> grpc.aio.Channel:
     :raises AddressRefused: if the endpoint is none of Salesforce's
     """
     options = [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000)]
-    if plaintext and LOCAL_ENDPOINTS.fullmatch(endpoint):
+    if _is_local(endpoint, plaintext):
         return grpc.aio.insecure_channel(endpoint, options=options)
+    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=options)
+
+
+def _is_local(endpoint: str, plaintext: bool) -> bool:
+    if plaintext and LOCAL_ENDPOINTS.fullmatch(endpoint):
+        return True
     if not ENDPOINTS.fullmatch(endpoint):
         raise AddressRefused(SERVICE, f"{endpoint[:100]} is no endpoint of the Pub/Sub API")
-    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=options)
+    return False
+
+
+def _credentials(tenant_id: str, token: AccessToken) -> tuple[tuple[str, str], ...]:
+    return ("accesstoken", token.value), ("instanceurl", token.instance_url), ("tenantid", tenant_id)
+
+
+def may_subscribe(endpoint: str, topic: str, tenant_id: str, token: AccessToken, *, plaintext: bool) -> bool | None:
+    """Ask whether the user of a token may read a topic; None says that there is no such topic.
+
+    For those who have no event loop: it opens a connection for one question.
+
+    :raises ApiError: if the question is not answered
+    """
+    local = _is_local(endpoint, plaintext)
+    channel = grpc.insecure_channel(endpoint) if local else grpc.secure_channel(endpoint, grpc.ssl_channel_credentials())
+    with channel:
+        get_topic: Any = channel.unary_unary(
+            f"/{pubsub.SERVICE}/GetTopic",
+            request_serializer=pubsub.TopicRequest.SerializeToString,
+            response_deserializer=pubsub.TopicInfo.FromString,
+        )
+        request = pubsub.TopicRequest(topic_name=topic)
+        try:
+            answer = get_topic(request, metadata=_credentials(tenant_id, token), timeout=ANSWER_SECONDS)
+        except grpc.RpcError as exc:
+            refusal: Any = exc
+            return _may_for_all_that(_broken_status(refusal.code(), refusal.trailing_metadata()))
+    return bool(answer.can_subscribe)
+
+
+def _may_for_all_that(refusal: StreamBroken) -> bool | None:
+    code = refusal.code.removeprefix(_ERROR_PREFIX)
+    if code == "topic.not.found":
+        return None
+    if code == "topic.meta.permission":
+        return False
+    if refusal.remedy is Remedy.NEW_TOKEN:
+        raise AuthenticationFailed(SERVICE, "the Pub/Sub API does not accept our token", code=code) from refusal
+    if refusal.remedy is Remedy.CUSTOMER_MUST_ACT:
+        raise CustomerMustAct(SERVICE, "the Pub/Sub API refuses", code=code) from refusal
+    raise ServiceUnavailable(SERVICE, "the Pub/Sub API does not answer", code=code) from refusal
 
 
 async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, replay_id: bytes) -> AsyncIterator[Page]:
@@ -142,11 +190,7 @@ async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, rep
 
     :raises StreamBroken: when the stream ends, for whatever reason
     """
-    metadata = (
-        ("accesstoken", token.value),
-        ("instanceurl", token.instance_url),
-        ("tenantid", topic.tenant_id),
-    )
+    metadata = _credentials(topic.tenant_id, token)
     subscribe: Any = channel.stream_stream(
         f"/{pubsub.SERVICE}/Subscribe",
         request_serializer=pubsub.FetchRequest.SerializeToString,

@@ -102,13 +102,6 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.AddField(
-            model_name="conversation",
-            name="with_rep",
-            field=models.BooleanField(
-                db_default=False, default=False, help_text="a chatbot handed it over; else the chatbot has it at first"
-            ),
-        ),
-        migrations.AddField(
             model_name="lane",
             name="barrier",
             field=models.BigIntegerField(blank=True, help_text="what stands above it waits for a transcript", null=True),

@@ -98,10 +98,10 @@ def test_three_hundred_lines_of_all_kinds_arrive_in_order_and_what_is_written_me
         time.sleep(0.4)
         assert len(live) < 100
     journey.wait_for_one("interaction", sender=user, text=live[-1])
-    shown = told(chat)
+    seen = told(chat)
     # what was written before the conversation was known to be genuine still belongs to the transcript
-    assert shown.index(END) >= 301 and shown.count(END) == 1
-    assert [text for text in shown if text != END] == [BEGIN, *expected, *live]
+    assert seen.index(END) >= 301 and seen.count(END) == 1
+    assert [text for text in seen if text != END] == [BEGIN, *expected, *live]
 
 
 def test_menu_hand_over_answer_and_end_with_welcome_and_closing_once(chat: Chat) -> None:

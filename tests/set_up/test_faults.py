@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from messaging.models import Circuit, Conversation, Direction, EventSubscription, Lane, Message, Side
@@ -93,6 +94,11 @@ def remove_senders(company: Company, patch: Patch) -> None:
 
 def let_key_end(company: Company, patch: Patch) -> None:
     company.at_infobip(validTo=(timezone.now() + timedelta(days=5)).isoformat())
+
+
+def forget_address(company: Company, patch: Patch) -> None:
+    patch.setattr(settings, "OUTBOUND_ADDRESSES", ["127.0.0.1", "203.0.113.7"])
+    company.at_infobip(allowedIPs=["127.0.0.1", "198.51.100.0/24"])
 
 
 def in_account(change: Callable[[Any], object]) -> Callable[[Company, Patch], object]:
@@ -236,6 +242,14 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         Fault(edit("EntityDefinition", None), ("Platform event Infobip_Event__e", "*Infobip_Event__e"), says="not there"),
     ],
+    "Stream of the platform event": [
+        Fault(
+            edit("ObjectPermissions[PermissionSet.Name=Infobip_Connector]", None),
+            ("Stream of Infobip_Event__e", "*Infobip_Event__e"),
+            says="may not read",
+        ),
+        Fault(edit("EntityDefinition", None), ("Stream of Infobip_Event__e", "*Infobip_Event__e"), says="no such stream"),
+    ],
     "Fields of the platform event": [
         Fault(
             edit("EntityDefinition.Fields", EVENT | {"Payload__c": EVENT["Payload__c"] | {"length": 256}}),
@@ -328,6 +342,10 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(lose_conversations_scope, ("API key of main",), says="conversations:manage"),
     ],
     "Life of Infobip's API key": [Fault(let_key_end, ("Life of the API key of main",), WARNING, says="4 days")],
+    "Addresses of Infobip's API key": [
+        Fault(forget_address, ("Addresses of the API key of main",), says="203.0.113.7"),
+        Fault(at_infobip(allowedIPs=["127.0.0.1"]), ("Addresses of the API key of main",), WARNING, says="127.0.0.1"),
+    ],
     "Subscription to WhatsApp events": [
         Fault(at_infobip(removeSubscriptions=["provisioned"]), SUBSCRIPTION, says="none"),
         Fault(in_account(post_elsewhere), SUBSCRIPTION, says="elsewhere"),
