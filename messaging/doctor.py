@@ -5,8 +5,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.ingest import AUTOMATIC_RESPONSE
-from messaging.models import Circuit, EventSubscription, Handover, Lane, ReceivedEvent, Side
+from messaging.models import Circuit, EventSubscription, Handover, Lane, Side
 from tenants.doctor import Facts, Finding, State, register, state
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
@@ -68,30 +67,6 @@ def handovers_succeed(facts: Facts) -> Iterator[Finding]:
         "each call of the chatbot opens a session",
         "A refused call leaves the customer with a chatbot that says a person comes.",
         "Compare the body of the Call API step with the senders' step." if refused else "",
-    )
-
-
-@register("Automatic responses")
-def nobody_greets_twice(facts: Facts) -> Iterator[Finding]:
-    """Find out by what came whether the channel writes by itself: its settings cannot be read by an API."""
-    speaking = [channel for channel in facts.channels if channel.welcome_message or channel.closing_message]
-    forwarded = any(channel.forward_automatic for channel in speaking)
-    came = (
-        ReceivedEvent.objects.filter(
-            org=facts.org, kind=AUTOMATIC_RESPONSE, received_at__gt=timezone.now() - LATELY
-        ).exists()
-        if forwarded
-        else False
-    )
-    yield Finding(
-        "Automatic responses",
-        state(not came, State.WARNING),
-        "Salesforce writes to customers by itself, and so do we" if came else "no doubled greeting",
-        "one greeting and one farewell",
-        "Customers read both, one after the other.",
-        "Switch off one of them: the channel's automatic responses in Setup, or our texts, or their forwarding."
-        if came
-        else "",
     )
 
 

@@ -36,11 +36,11 @@ from messaging import sessions
 from messaging.lanes import Room, create_lanes, lock_lanes, make_due
 from messaging.models import MAY_FOLLOW, Direction, Status
 from messaging.query import query, records
+from tenants.broker import note_automatic
 from tenants.models import Channel, InfobipAccount, Sender
 
 log = structlog.get_logger(__name__)
 
-AUTOMATIC_RESPONSE = "automatic response"  # the kind of such an arrival, by which the doctor finds it
 WINDOW = timedelta(hours=24)  # in which free text may answer an end user
 
 _RECEIPT_STATUS = {Receipt.DELIVERED: Status.DELIVERED, Receipt.READ: Status.READ, Receipt.FAILED: Status.FAILED}
@@ -100,8 +100,6 @@ def _read_result(result: object, now: datetime) -> Arrival:
 
 
 def _kind(event: Event) -> str:
-    if isinstance(event, ReplyWritten) and event.automatic:
-        return AUTOMATIC_RESPONSE
     return event.kind if isinstance(event, Ignored) else type(event).__name__
 
 
@@ -634,8 +632,10 @@ def _take_replies(org_id: int, arrivals: Sequence[Arrival]) -> bool:
         if channel is None:
             arrival.problem = "no channel of this org has this channelAddressIdentifier"
             continue
-        if reply.automatic and not channel.forward_automatic:
-            continue
+        if reply.automatic:
+            note_automatic(channel.pk)
+            if not channel.forward_automatic:
+                continue
         parts, failure = [""], ""
         if isinstance(reply.content, Text):
             parts = list(split_text(reply.content.body, WHATSAPP_TEXT_LIMIT))

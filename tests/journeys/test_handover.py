@@ -19,7 +19,7 @@ BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conver
 def bot(stack: tuple[Stack, list[Company]]) -> Company:
     """A company whose sender a chatbot has first."""
     running, _ = stack
-    document = example_documents(running.salesforce_port, running.infobip_port, orgs=3)[2]
+    document = example_documents(running.salesforce_port, running.infobip_port, orgs=4)[3]
     document["channels"][0] |= {"welcomeMessage": WELCOME, "closingMessage": CLOSING}
     document["channels"][0]["senders"][0]["chatbotFirst"] = True
     return move_in(running, document)

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Lane, Message, Side
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Side
 from sandbox import rest
 from tenants import broker, connecting, doctor
 from tenants.doctor import State
@@ -135,6 +135,19 @@ def change_secret(company: Company, patch: Patch) -> None:
     company.keep(company.account, previous_webhook_secret="the-one-of-before")
 
 
+def refuse_handover(company: Company, patch: Patch) -> None:
+    with every_org():
+        Handover.objects.create(
+            org=company.org,
+            account=company.account,
+            infobip_conversation="4461ea29",
+            end_user="385991234567",
+            state=Handover.State.REFUSED,
+            called_at=timezone.now(),
+            problem="senderNumber did not write in this conversation",
+        )
+
+
 def stop_stream(**values: object) -> Callable[[Company, Patch], object]:
     def plant(company: Company, patch: Patch) -> None:
         with every_org():
@@ -154,6 +167,7 @@ def open_circuit(company: Company, patch: Patch) -> None:
 
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
+    company.keep(company.channel, welcome_message="Hang tight.", closing_message="Goodbye.")
     broker.note_automatic(company.channel.pk)
 
 
@@ -390,6 +404,7 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(forget_stream, ("Event stream",), WARNING),
     ],
     "Ways to the far sides": [Fault(open_circuit, ("Way to Infobip",))],
+    "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
     "Messages that wait": [Fault(let_message_wait, ("Messages that wait",), WARNING)],
 }
 
