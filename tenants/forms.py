@@ -190,7 +190,11 @@ class TextsForm(SharedForm):
     out_of_hours_message = Text(
         "Out-of-hours text", "Instead of the welcome, when a session begins while you are closed. Empty: none is sent then."
     )
-    transcript = forms.ChoiceField(label="The rep sees what was said before as", choices=TranscriptForm.choices)
+    transcript = forms.ChoiceField(
+        label="The rep sees what was said before as",
+        choices=TranscriptForm.choices,
+        help_text="Few orgs may import history; the others see one message per line then.",
+    )
     chatbot_name = forms.CharField(label="Chatbot's name", max_length=50, help_text="Begins the chatbot's lines.")
     at_end = forms.ChoiceField(label="When the session ends, Infobip's conversation", choices=AtEnd.choices)
     routing_attributes = AttributesField(

@@ -186,14 +186,14 @@ class TranscriptForm(models.TextChoices):
 
     LINES = "lines", "One message per line"
     COMPACT = "compact", "One compact transcript"
-    NATIVE = "native", "Salesforce's conversation history, where the org permits it"
+    NATIVE = "native", "Salesforce's conversation history"
 
 
 class AtEnd(models.TextChoices):
     """What becomes of the Infobip conversation when its session ends."""
 
-    CLOSE = "close", "Close it: the next message starts the chatbot anew"
-    LEAVE = "leave", "Leave it as it is"
+    CLOSE = "close", "Is closed: the chatbot starts anew"
+    LEAVE = "leave", "Is left as it is"
 
 
 class Channel(models.Model):

@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
             model_name="channel",
             name="at_end",
             field=models.CharField(
-                choices=[("close", "Close it: the next message starts the chatbot anew"), ("leave", "Leave it as it is")],
+                choices=[("close", "Is closed: the chatbot starts anew"), ("leave", "Is left as it is")],
                 default="close",
                 max_length=10,
             ),
@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
                 choices=[
                     ("lines", "One message per line"),
                     ("compact", "One compact transcript"),
-                    ("native", "Salesforce's conversation history, where the org permits it"),
+                    ("native", "Salesforce's conversation history"),
                 ],
                 default="lines",
                 max_length=10,
