@@ -67,6 +67,7 @@ class _AccountSerializer(serializers.Serializer[Any]):
     webhookSecret = serializers.CharField(max_length=255, trim_whitespace=False)
     signatureHeader = serializers.RegexField(r"^[A-Za-z0-9-]+$", max_length=100, required=False, default="")
     handoverToken = serializers.CharField(max_length=255, required=False, allow_blank=True, default="")
+    handoverWithoutToken = serializers.BooleanField(required=False, default=False)
 
 
 class _SenderSerializer(serializers.Serializer[Any]):
@@ -269,6 +270,7 @@ def _keep_account(org: Org, data: dict[str, Any], number: int) -> InfobipAccount
     account.base_url, account.api_key = data["baseUrl"], data["apiKey"]
     account.webhook_secret = data["webhookSecret"]
     account.signature_header, account.handover_token = data["signatureHeader"], data["handoverToken"]
+    account.handover_without_token = data["handoverWithoutToken"]
     check_addresses(account, f"infobipAccounts[{number}].baseUrl")
     account.save()
     return account

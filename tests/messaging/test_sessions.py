@@ -176,9 +176,9 @@ def test_a_session_that_has_just_opened_is_not_asked_about(session: Session) -> 
 
 def test_what_ended_is_asked_of_the_record(acme: World) -> None:
     with responses.RequestsMock() as salesforce:
-        salesforce.get("https://acme.my.salesforce.com/services/data/", json=[{"version": "65.0"}])
+        salesforce.get("https://acme.my.salesforce.com/services/data/", json=[{"version": "66.0"}])
         found = salesforce.get(
-            "https://acme.my.salesforce.com/services/data/v65.0/query", json={"done": True, "records": [{"Id": ID}]}
+            "https://acme.my.salesforce.com/services/data/v66.0/query", json={"done": True, "records": [{"Id": ID}]}
         )
         tokens = static_token(AccessToken("t", "https://acme.my.salesforce.com"))
         client = RestClient(base_url="https://acme.my.salesforce.com", tokens=tokens, allow_local=False)
