@@ -388,3 +388,35 @@ def test_a_page_in_a_sandboxed_frame_offers_a_tab_of_its_own(acme: tuple[Stack, 
     expect(link).to_have_attribute("href", f"{address}?id=")
     expect(frame.get_by_role("button", name="Sign in with Salesforce")).to_be_hidden()
     page.close()
+
+
+@pytest.mark.parametrize("width", [380, 1400])
+def test_texts_are_saved_part_by_part_and_what_is_wrong_has_the_cursor(
+    acme: tuple[Stack, str], browser: Browser, width: int
+) -> None:
+    _, address = acme
+    context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(address)
+    with page.expect_popup() as opened:
+        page.get_by_role("button", name="Sign in with Salesforce").click()
+    opened.value.get_by_role("button", name=re.compile("Ada Admin")).click()
+    expect(page.get_by_role("heading", name="What is connected")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_role("link", name="Texts and hand-over").first.click()
+    expect(page.get_by_role("heading", name="Texts of WhatsApp")).to_be_visible(timeout=WAIT_MS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_text("Add a language").click()
+    languages = page.locator("#languages")
+    languages.get_by_label("Welcome").last.fill("Not saved yet")
+    page.get_by_label("Wednesday").fill("nine to five")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text("is not from one time to another")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_label("Wednesday")).to_be_focused()
+    page.get_by_label("Wednesday").fill("9-17")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Saved.")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_label("Wednesday")).to_have_value("09:00-17:00")
+    expect(languages.get_by_label("Welcome").last).to_have_value("Not saved yet")
+    if os.environ.get("SAVE_PICTURES") and width > 380:
+        page.screenshot(path=PICTURES / "set-up-10-texts.png", full_page=True)
+    context.close()
