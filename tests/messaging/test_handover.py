@@ -242,6 +242,15 @@ def test_a_conversation_without_the_claimed_user_is_refused_and_shows_nothing(
     assert not Lane.objects.filter(with_rep_since__isnull=False).exists()
 
 
+def test_a_number_that_a_rep_answers_first_takes_no_hand_over(chatbot: World, infobip: responses.RequestsMock) -> None:
+    chatbot.sender.chatbot_first = False
+    chatbot.sender.save()
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    assert work.state == Handover.State.REFUSED and "rep first" in work.problem
+    assert waiting() == []
+
+
 def test_a_conversation_that_infobip_does_not_know_is_refused_after_a_while(
     chatbot: World, infobip: responses.RequestsMock
 ) -> None:
@@ -379,7 +388,8 @@ def test_the_conversation_is_closed_only_after_the_closing_text_has_left(
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
     with transaction.atomic():
         sessions.attend_to_due()
-    assert step(work).state == Handover.State.ENDING  # no call was made: none is mocked
+    assert (step(work).state, work.problem) == (Handover.State.ENDING, "")
+    assert [call.request.method for call in infobip.calls if call.request.method != "GET"] == []
     Message.objects.filter(text="Goodbye.").update(status=Status.SENT)
     infobip.patch(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}", status=400, json={})
     assert step(work).state == Handover.State.ENDED  # closed already is as good
