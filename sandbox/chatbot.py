@@ -35,6 +35,11 @@ class Said:
     shown_at: float
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
+    @property
+    def direction(self) -> str:
+        """Which way it went, as Infobip sees it."""
+        return "INBOUND" if self.author == "CUSTOMER" else "OUTBOUND"
+
 
 @dataclass(eq=False)
 class BotConversation:
@@ -45,12 +50,38 @@ class BotConversation:
     status: str = "OPEN"
     bot_silent: bool = False
     began: float = field(default_factory=now_ms)
+    changed: float = field(default_factory=now_ms)
+    agent: str | None = None  # the id of who is assigned
     messages: list[Said] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def stamp(at: float) -> str:
     """Write a time as the conversations API does."""
     return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def instant(text: str) -> float:
+    """Read a time as the conversations API takes it.
+
+    :raises ValueError: if it cannot be read
+    """
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp() * 1000
+
+
+async def read(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object of a request, or an empty one, which lacks whatever is asked for."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def refuse_in_words(message_id: str, text: str) -> web.Response:
+    """Refuse what the API answers with 400 and words of its own."""
+    return answer(400, {"requestError": {"serviceException": {"messageId": message_id, "text": text}}})
 
 
 class Chatbot:
@@ -60,6 +91,7 @@ class Chatbot:
         self.world, self.infobip = world, infobip
         self.lag = 2.5  # seconds until a message is in the list
         self.conversations: dict[str, BotConversation] = {}
+        self._newest: dict[Phone, BotConversation] = {}
 
     def add_routes(self, app: web.Application) -> None:
         """Serve the API."""
@@ -67,6 +99,10 @@ class Chatbot:
         app.router.add_get(base, self.guarded(self.get_conversation))
         app.router.add_get(base + "/messages", self.guarded(self.get_messages))
         app.router.add_patch(base, self.guarded(self.change))
+        app.router.add_put(base + "/assignee", self.guarded(self.assign))
+        app.router.add_delete(base + "/assignee", self.guarded(self.assign))
+        app.router.add_post(base + "/tags", self.guarded(self.add_tag))
+        app.router.add_post(base + "/notes", self.guarded(self.add_note))
 
     # the API
 
@@ -89,8 +125,9 @@ class Chatbot:
                 return refuse(403)
             found = self.conversations.get(request.match_info["id"])
             if found is None or found.phone.account is not account:
-                exception = {"messageId": "NOT_FOUND", "text": "No conversation of this id exists."}
-                return answer(400, {"requestError": {"serviceException": exception}})
+                return refuse_in_words("NOT_FOUND", "No conversation of this id exists.")
+            if found.status == "CLOSED" and request.method != "GET":
+                return refuse_in_words("BAD_REQUEST", "A closed conversation cannot be changed.")
             return await finish(request, await serve(request, found), fault)
 
         return handle
@@ -101,20 +138,31 @@ class Chatbot:
 
     def describe(self, found: BotConversation) -> dict[str, Any]:
         """Return what the API tells of a conversation."""
-        times = {"createdAt": stamp(found.began), "updatedAt": stamp(now_ms())}
-        return {"id": found.id, "topic": "", "summary": "", "status": found.status, "priority": "NORMAL", **times}
+        times = {"createdAt": stamp(found.began), "updatedAt": stamp(found.changed)}
+        agent = {"agentId": found.agent} if found.agent else {}
+        return {"id": found.id, "topic": "", "summary": "", "status": found.status, "priority": "NORMAL", **agent, **times}
 
     async def get_messages(self, request: web.Request, found: BotConversation) -> web.Response:
         """Return a page of what was said; by default ten, in the order of ids that tell nothing."""
+        asked = request.query
         try:
-            limit, page = int(request.query.get("limit", "10")), int(request.query.get("page", "0"))
-        except ValueError:
-            return refuse(400, {"limit": ["must be a number"]})
-        order = request.query.get("orderBy", "id:asc")
+            limit, page = int(asked.get("limit", "10")), int(asked.get("page", "0"))
+            after, before = (instant(asked[name]) if name in asked else None for name in ("createdAfter", "createdBefore"))
+        except ValueError as exc:
+            return refuse(400, {"query": [str(exc)]})
+        order = asked.get("orderBy", "id:asc")
         name, _, direction = order.partition(":")
         if not 1 <= limit <= MOST_LISTED or page < 0 or name not in ("id", "createdAt") or direction not in ("asc", "desc"):
             return refuse(400, {"limit": ["must be between 1 and 999"]})
-        shown = [each for each in found.messages if each.shown_at <= now_ms()]
+        shown = [
+            each
+            for each in found.messages
+            if each.shown_at <= now_ms()
+            and asked.get("direction", each.direction) == each.direction
+            and asked.get("channel", "WHATSAPP") == "WHATSAPP"
+            and (after is None or int(each.at) > after)
+            and (before is None or int(each.at) < before)
+        ]
         shown.sort(key=lambda each: each.id if name == "id" else each.at, reverse=direction == "desc")
         rows = [self.row(found, each) for each in shown[page * limit : (page + 1) * limit]]
         self.world.journal.write(
@@ -125,13 +173,13 @@ class Chatbot:
 
     def row(self, found: BotConversation, said: Said) -> dict[str, Any]:
         """Return one message as the list shows it."""
-        inbound, phone = said.author == "CUSTOMER", found.phone
-        numbers = (phone.user, phone.sender) if inbound else (phone.sender, phone.user)
+        phone = found.phone
+        numbers = (phone.user, phone.sender) if said.direction == "INBOUND" else (phone.sender, phone.user)
         return {
             "id": said.id,
             "channel": "WHATSAPP",
             **dict(zip(("from", "to"), numbers, strict=True)),
-            "direction": "INBOUND" if inbound else "OUTBOUND",
+            "direction": said.direction,
             "conversationId": found.id,
             "authorType": said.author,
             "createdAt": stamp(said.at),
@@ -142,17 +190,41 @@ class Chatbot:
 
     async def change(self, request: web.Request, found: BotConversation) -> web.Response:
         """Change the status; what is closed cannot be changed any more."""
-        body = await request.json()
-        status = body.get("status") if isinstance(body, dict) else None
-        if found.status == "CLOSED":
-            exception = {"messageId": "BAD_REQUEST", "text": "A closed conversation cannot be changed."}
-            return answer(400, {"requestError": {"serviceException": exception}})
+        status = (await read(request)).get("status")
         if status not in STATUSES:
             return refuse(400, {"status": ["must be one of OPEN, WAITING, SOLVED, CLOSED"]})
-        found.status = status
+        found.status, found.changed = status, now_ms()
         if status == "CLOSED":
             self.world.journal.write("infobip", "conversation_closed", org=found.phone.org.id, id=found.id)
         return answer(200, self.describe(found))
+
+    async def assign(self, request: web.Request, found: BotConversation) -> web.Response:
+        """Assign it to a person, which silences the chatbot, or to nobody."""
+        agent = None
+        if request.method == "PUT":
+            agent = (await read(request)).get("agentId")
+            if not isinstance(agent, str) or not agent:
+                return refuse(400, {"agentId": ["must not be null"]})
+            found.bot_silent = True
+        found.agent, found.changed = agent, now_ms()
+        return answer(200, self.describe(found))
+
+    async def add_tag(self, request: web.Request, found: BotConversation) -> web.Response:
+        """Add a tag."""
+        name = (await read(request)).get("tagName")
+        if not isinstance(name, str) or not name:
+            return refuse(400, {"tagName": ["must not be null"]})
+        found.tags.append(name)
+        return answer(200, {"statusCode": "SUCCESS", "message": "Tag added"})
+
+    async def add_note(self, request: web.Request, found: BotConversation) -> web.Response:
+        """Add a note for the company's own people."""
+        text = (await read(request)).get("content")
+        if not isinstance(text, str) or not text:
+            return refuse(400, {"content": ["must not be null"]})
+        found.notes.append(text)
+        times = {"createdAt": stamp(now_ms()), "updatedAt": stamp(now_ms())}
+        return answer(200, {"id": str(uuid.uuid4()), "content": text, "conversationId": found.id, **times})
 
     # the chatbot
 
@@ -162,12 +234,15 @@ class Chatbot:
 
     def conversation_of(self, phone: Phone) -> BotConversation:
         """Return the open conversation of an end user with a sender, new if need be."""
-        for found in reversed(self.conversations.values()):
-            if found.phone is phone and found.status != "CLOSED":
-                return found
-        new = BotConversation(phone)
-        self.conversations[new.id] = new
-        return new
+        found = self._newest.get(phone)
+        if found is None or found.status == "CLOSED":
+            found = self._newest[phone] = BotConversation(phone)
+            self.conversations[found.id] = found
+        return found
+
+    def answers(self, phone: Phone) -> bool:
+        """Tell whether the chatbot, and no rep, answers what is written now."""
+        return self.leads(phone) and not self.conversation_of(phone).bot_silent
 
     def say(self, found: BotConversation, author: str, content_type: str, content: dict[str, Any], at: float) -> Said:
         """Add a message to a conversation."""
@@ -252,6 +327,15 @@ class Chatbot:
         account: Account = found.phone.account
         sent = {"conversationId": found.id, "senderNumber": found.phone.user, "customerName": found.phone.name}
         begun, status, said = now_ms(), 0, None
+        row = self.world.wire.start(
+            inbound=True,
+            org=account.org.id,
+            user=found.phone.user,
+            text="The chatbot calls for a person",
+            plain=True,
+            key=str(uuid.uuid4()),
+        )
+        self.world.wire.mark(row, "posted")
         try:
             async with self.infobip.session().post(
                 account.handover,
@@ -261,6 +345,8 @@ class Chatbot:
                 status, said = response.status, await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
             said = type(exc).__name__
+        self.world.wire.mark(row, "answered")
+        self.world.wire.trouble(row, None if status == 200 else f"answered {status or said}", over=True)
         self.world.journal.write(
             "infobip",
             "handover_call",

@@ -13,6 +13,8 @@ MEANINGLESS = {
     ("stream", "success_false"),
     ("login", "duplicate"),
     ("login", "success_false"),
+    ("conversations", "success_false"),
+    ("conversations", "duplicate"),
 }
 
 

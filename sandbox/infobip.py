@@ -452,6 +452,8 @@ class Infobip:
         targets = account.setup.targets_of(phone.sender, text)
         if not targets:
             self.world.wire.trouble(row, "Infobip posts it nowhere: no subscription, or another forwarding", over=True)
+        elif self.chatbot.answers(phone):
+            self.world.wire.trouble(row, None, over=True)  # nobody waits for it: a transcript may show it later
         answers = await asyncio.gather(
             *(
                 self.try_first(account, target, body, "webhook", signature, row, id=message_id, text=text, user=phone.user)

@@ -296,26 +296,42 @@ class Salesforce:
         return {"conversationIdentifier": conversation.id, "messagingSessionId": session.id, "success": True}
 
     def take_history(self, request: web.Request, raw: bytes, org: Org, arrived: float) -> dict[str, Any]:
-        """Take what was said before, where the org permits it: at most five entries, of one day, before the others."""
+        """Take what was said before, where the org permits it.
+
+        :raises Refused: if it does not, or if anything breaks a rule
+        """
         if not org.takes_history:
             raise Refused(403, 10057, "The org may not import conversation history.")
         if request.headers.get("AuthorizationContextType") != "ConversationChannelDefinition":
             raise Refused(400, 10016, "Enter a valid header.")
-        body = read_object(raw)
+        try:
+            return self.import_history(request, read_object(raw), org)
+        except (LookupError, TypeError, AttributeError) as exc:  # a field is missing, or something else than it should be
+            raise Refused(400, 10078, f"The history payload is not valid: {exc}") from exc
+
+    def import_history(self, request: web.Request, body: dict[str, Any], org: Org) -> dict[str, Any]:
+        """Take at most five entries, of one day, written while their senders were there."""
         people, entries = body.get("conversationParticipants"), body.get("conversationEntries")
         if not isinstance(people, list) or not 1 <= len(people) <= 3:
-            raise Refused(400, 10042, "Enter one to three participants.")
+            raise Refused(400, 10078, "Enter one to three participants.")
         roles = [each["participant"]["role"] for each in people]
-        if roles.count("EndUser") != 1 or not set(roles) <= {"EndUser", "Chatbot"}:
-            raise Refused(400, 10043, "Enter one end user, and chatbots.")
+        if not set(roles) <= {"EndUser", "Chatbot"}:
+            raise Refused(400, 10043, "The role must be Chatbot or EndUser.")
+        if roles.count("EndUser") != 1:
+            raise Refused(400, 10044 if "EndUser" in roles else 10042, "Enter exactly one end user.")
+        if len({each["participant"]["subject"] for each in people}) != len(people):
+            raise Refused(400, 10101, "A participant is there twice.")
         windows = {}
         for each in people:
             bot = each["participant"]["role"] == "Chatbot"
             if bot != ("leftTime" in each):
                 raise Refused(400, 10066 if bot else 10065, "Only a chatbot has a leftTime.")
-            windows[each["participant"]["subject"]] = (each["joinedTime"], each.get("leftTime", float("inf")))
+            joined, left = each["joinedTime"], each.get("leftTime", float("inf"))
+            windows[each["participant"]["subject"]] = (joined, left)
+            if joined >= left:
+                raise Refused(400, 10067, "The joinedTime is not before the leftTime.")
         if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_HISTORY:
-            raise Refused(400, 10047, "Enter one to five entries.")
+            raise Refused(400, 10078, "Enter one to five entries.")
         user = next(each["participant"]["subject"] for each in people if each["participant"]["role"] == "EndUser")
         channel, user = self.check_addresses(request, org, {"to": body.get("channelAddressIdentifier"), "from": user})
         taken: list[tuple[str, str, float, str]] = []
@@ -345,6 +361,7 @@ class Salesforce:
             org.arrived.add(entry)
             line = self.world.show_in_console(session, entry, f"{role}: {text}" if role == "Chatbot" else text, mine=False)
             line.at = at
+            session.order_by_time()  # batches come newest first
             self.world.journal.write(
                 "salesforce",
                 "history",

@@ -85,6 +85,10 @@ class Session:
     unread: int = 0
     messages: deque[ConsoleMessage] = field(default_factory=lambda: deque(maxlen=SHOWN_MESSAGES))
 
+    def order_by_time(self) -> None:
+        """Put lines that were written earlier and came later into their place."""
+        self.messages = deque(sorted(self.messages, key=lambda message: message.at), maxlen=SHOWN_MESSAGES)
+
     def describe(self) -> dict[str, Any]:
         """Return the session as the page draws it."""
         conversation = self.conversation
