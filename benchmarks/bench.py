@@ -20,7 +20,7 @@ from sandbox.stack import ROOT, Stack
 ORGS = 4
 USERS = 150  # of each org
 PATIENCE = 180.0  # seconds that a backlog may take before the run is given up, and a hundredth more per message
-DOORS = ("interactions", "acknowledgement", "send")
+DOORS = ("interactions", "acknowledgement", "send", "conversations")
 FLOOR_TABLE = "CREATE TABLE IF NOT EXISTS bench_arrival (id bigserial PRIMARY KEY, key text UNIQUE, body bytea NOT NULL)"
 INBOUND, OUTBOUND = "inbound", "outbound"
 
@@ -95,6 +95,24 @@ class Bench:
         entries = (await self.control("GET", f"/control/journal?after={after}&side={side}"))["entries"]
         good = {"interaction": 202, "send": 200, "stream_open": None}[kind]
         return [each for each in entries if each["kind"] == kind and each.get("status") == good]
+
+    async def lines_of(self, end_user: str, after: int, count: int) -> list[float]:
+        """Wait for so many lines of an end user at Salesforce, and give their times in milliseconds.
+
+        :raises Late: if they do not come in time
+        """
+        until = time.monotonic() + PATIENCE
+        while len(lines := [each for each in await self.taken(after) if each.get("from") == end_user]) < count:
+            if time.monotonic() > until:
+                raise Late(f"{len(lines)} of {count} lines came in time")
+            await asyncio.sleep(0.1)
+        return [float(each["at"]) for each in lines]
+
+    async def last_read(self, conversation: str, after: int) -> float:
+        """Say when a transcript was read last, in milliseconds."""
+        entries = (await self.control("GET", f"/control/journal?after={after}&side=infobip"))["entries"]
+        reads = [each for each in entries if each["kind"] == "transcript_read" and each["id"] == conversation]
+        return float(reads[-1]["at"])
 
     # rows
 

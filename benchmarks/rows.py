@@ -1,6 +1,7 @@
 """The rows of the table: what is measured, how, and what it must be."""
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -249,6 +250,45 @@ async def end_to_end(bench: Bench) -> Row:
     return row
 
 
+async def handover(bench: Bench) -> Row:
+    """Measure how soon a rep sees a transcript, once it is complete."""
+    first, whole = (
+        Series("its first line at Salesforce", "ms", ours=True),
+        Series("all of it at Salesforce", "ms", ours=True),
+    )
+    count, lines = bench.size.of(10, 50), 40
+    row = Row(
+        "handover",
+        "From the transcript is complete to its lines at Salesforce",
+        f"A chatbot hands over {count} conversations of {lines} lines, one after the other, with both platforms 50 ms "
+        "away; from Infobip's last answer about the transcript to Salesforce's answer to a line; medians.",
+        [first, whole],
+        [Verdict(first, must=500, goal=250, at_least=False)],
+    )
+    await bench.set_distance(DISTANCE)
+    company = bench.companies[-1]
+    document = json.loads(json.dumps(company.document))
+    document["channels"][0]["senders"][0]["chatbotFirst"] = True
+    await asyncio.to_thread(bench.stack.provision, document)
+    await bench.control("POST", "/control/chatbot", {"lag": 0.5})
+    for run in range(bench.size.runs):
+        begun, ended = [], []
+        for number in range(count):
+            who = {"org": company.org, "from": user(900_000 + run * count + number), "to": company.sender, "name": "Ana"}
+            said = [{"author": ("CUSTOMER", "BOT")[n % 2], "text": f"line {n}", "secondsAgo": 90 - n} for n in range(lines)]
+            made = await bench.control("POST", "/control/chatbot/conversations", {**who, "messages": said})
+            mark = await bench.journal_end()
+            await bench.control("POST", "/control/chatbot/handover", made)
+            shown = await bench.lines_of(str(who["from"]), mark, lines + 2)
+            read = await bench.last_read(made["conversation"], mark)
+            begun.append(shown[0] - read)
+            ended.append(shown[-1] - read)
+        first.values.append(percentile(begun, 50))
+        whole.values.append(percentile(ended, 50))
+    await asyncio.to_thread(bench.stack.provision, company.document)
+    return row
+
+
 async def events(bench: Bench) -> Row:
     """Measure the way from platform events to Infobip."""
     count = bench.size.of(3000, 50_000)
@@ -476,6 +516,7 @@ ROWS: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "relay": relay_far,
     "relay0": relay_near,
     "journey": end_to_end,
+    "handover": handover,
     "events": events,
     "burst": burst,
     "fairness": fairness,

@@ -49,14 +49,18 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import relay
+        from messaging import errands, relay
 
         relay.running = relay.Relay(settings.LANE_THREADS)
         relay.running.start()
+        errands.running = errands.Errands(relay.running.ring)
+        errands.running.start()
 
     def stop(self, parent: Any) -> None:
-        from messaging import relay
+        from messaging import errands, relay
 
+        if errands.running is not None:
+            errands.running.stop()
         if relay.running is not None:
             relay.running.stop()
 

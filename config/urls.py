@@ -9,6 +9,7 @@ urlpatterns = [
     path("healthz", health.alive),
     path("readyz", health.ready),
     path("admin/", admin.site.urls),
+    path("", include("templates_ui.urls")),
     path("", include("messaging.urls")),
     path("", include("tenants.urls")),
 ]

@@ -38,6 +38,14 @@ class Unsupported:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message stands in a conversation at Infobip: ids of its own, which no other webhook tells."""
+
+    conversation: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class MessageReceived:
     """An end user wrote to one of our senders."""
 
@@ -48,6 +56,7 @@ class MessageReceived:
     name: str  # the WhatsApp profile name, or empty
     text: str  # what the rep reads; other kinds than text as one readable line
     received_at: datetime
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,16 @@ class ReplyWritten:
     end_user: str
     content: Text | Unsupported
     written_at: datetime
+    automatic: bool = False  # nobody wrote it: a response that the channel sends by itself
+
+
+@dataclass(frozen=True, slots=True)
+class RepsChanged:
+    """A rep joined a conversation, or left it: at the end, but also when it is passed on to another."""
+
+    conversation: str
+    joined: bool
+    left: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +101,20 @@ class SessionEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTouched:
+    """The records of sessions changed: whether they ended is to be asked."""
+
+    sessions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """Something that we understand and need not act upon."""
 
     kind: str
 
 
-Event = MessageReceived | ReceiptReceived | ReplyWritten | SessionEnded | Ignored
+Event = MessageReceived | ReceiptReceived | ReplyWritten | RepsChanged | SessionEnded | SessionTouched | Ignored
 
 
 MARK = "\u25b8"  # a small triangle; begins each line that is ours, not an end user's

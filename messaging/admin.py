@@ -4,7 +4,17 @@ from typing import Any
 
 from django.contrib import admin
 
-from messaging.models import Attempt, Circuit, Conversation, EventSubscription, Lane, Message, ReceivedEvent
+from messaging.models import (
+    Attempt,
+    Circuit,
+    Conversation,
+    EventSubscription,
+    Handover,
+    Lane,
+    Message,
+    ReceivedEvent,
+    Session,
+)
 from tenants.admin import ReadOnly
 
 
@@ -35,6 +45,25 @@ class ConversationAdmin(ReadOnly):
     list_display = ["id", "org", "channel", "name", "identifier", "window_closes_at"]
     list_select_related = ["org", "channel"]
     search_fields = ["=subject", "=identifier"]
+    ordering = ["-id"]
+
+
+@admin.register(Session)
+class SessionAdmin(ReadOnly):
+    list_display = ["salesforce_id", "org", "state", "opened_at", "joined_at", "greeted_at", "ended_at", "due_at"]
+    list_select_related = ["org"]
+    list_filter = ["state"]
+    search_fields = ["=salesforce_id"]
+    ordering = ["-id"]
+
+
+@admin.register(Handover)
+class HandoverAdmin(ReadOnly):
+    list_display = ["id", "org", "state", "problem", "lines", "called_at", "complete_at", "ended_at", "due_at"]
+    list_select_related = ["org"]
+    list_filter = ["state", ("problem", admin.EmptyFieldListFilter)]
+    search_fields = ["=infobip_conversation"]
+    exclude = ["attributes"]
     ordering = ["-id"]
 
 

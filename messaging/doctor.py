@@ -5,11 +5,12 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Lane, Side
+from messaging.models import Circuit, EventSubscription, Handover, Lane, Side
 from tenants.doctor import Facts, Finding, State, register, state
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
 LONGEST_WAITING = timedelta(minutes=15)
+LATELY = timedelta(days=7)
 
 
 @register("Event stream")
@@ -51,6 +52,22 @@ def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
             if circuit is None
             else "Look at the findings above; a probe every ten seconds finds out when it works again.",
         )
+
+
+@register("Hand-overs")
+def handovers_succeed(facts: Facts) -> Iterator[Finding]:
+    lately = Handover.objects.filter(org=facts.org, called_at__gt=timezone.now() - LATELY)
+    refused = lately.filter(state=Handover.State.REFUSED).order_by("-called_at").first()
+    if refused is None and not lately.exists():
+        return
+    yield Finding(
+        "Hand-overs",
+        state(refused is None, State.WARNING),
+        f"one was refused: {refused.problem}" if refused else "all taken",
+        "each call of the chatbot opens a session",
+        "A refused call leaves the customer with a chatbot that says a person comes.",
+        "Compare the body of the Call API step with the senders' step." if refused else "",
+    )
 
 
 @register("Messages that wait")

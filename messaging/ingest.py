@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import structlog
@@ -20,7 +20,9 @@ from connector.events import (
     Receipt,
     ReceiptReceived,
     ReplyWritten,
+    RepsChanged,
     SessionEnded,
+    SessionTouched,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -30,10 +32,12 @@ from connector.infobip import webhooks
 from connector.infobip.client import TEXT_LIMIT as WHATSAPP_TEXT_LIMIT
 from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMIT
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
+from messaging import sessions
 from messaging.lanes import Room, create_lanes, lock_lanes, make_due
 from messaging.models import MAY_FOLLOW, Direction, Status
 from messaging.query import query, records
-from tenants.models import Channel, InfobipAccount
+from tenants.broker import note_automatic
+from tenants.models import Channel, InfobipAccount, Sender
 
 log = structlog.get_logger(__name__)
 
@@ -201,11 +205,13 @@ class _Incoming:
     name: str = ""
     identifier: str = ""
     failure: str = ""
+    arrival: Arrival | None = None  # of a message that a chatbot may have, and that then goes no further
 
 
 def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:
     incoming = []
     events = [(arrival, arrival.event) for arrival in arrivals if isinstance(arrival.event, MessageReceived)]
+    _map_places(account, [event for _, event in events])
     for arrival, event in sorted(events, key=lambda pair: pair[1].received_at):
         sender = account.senders_by_number.get(event.sender)
         if sender is None:
@@ -220,9 +226,48 @@ def _take_messages(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool
                 parts=list(split_text(event.text, SALESFORCE_TEXT_LIMIT)),
                 written_at=event.received_at,
                 name=event.name,
+                arrival=arrival if sender.chatbot_first else None,
             )
         )
     return _enter(account.org_id, Direction.INBOUND, incoming)
+
+
+def _map_places(account: InfobipAccount, events: Sequence[MessageReceived]) -> None:
+    """Keep where messages stand in conversations at Infobip: a transcript names them by these ids only."""
+    placed = [(event, event.place) for event in events if event.place is not None]
+    if placed:
+        query(
+            """INSERT INTO messaging_chatbotmessage
+                   (org_id, account_id, infobip_conversation, infobip_id, channel_id, end_user, sender, at)
+               SELECT %s, %s, come.* FROM jsonb_to_recordset(%s::jsonb) AS come (infobip_conversation text,
+                   infobip_id text, channel_id text, end_user text, sender text, at timestamptz)
+               ON CONFLICT DO NOTHING""",
+            [
+                account.org_id,
+                account.pk,
+                records(
+                    {
+                        "infobip_conversation": place.conversation,
+                        "infobip_id": place.message,
+                        "channel_id": event.external_id,
+                        "end_user": event.end_user,
+                        "sender": event.sender,
+                        "at": event.received_at,
+                    }
+                    for event, place in placed
+                ),
+            ],
+        )
+
+
+def _with_chatbot(message: _Incoming, room: Room) -> bool:
+    """Tell whether a chatbot has this message: nobody handed the conversation over, or did so after it was written.
+
+    What was written before stands in the transcript.
+    """
+    if message.arrival is None:
+        return False
+    return room.with_rep_since is None or message.written_at <= room.with_rep_since
 
 
 def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> bool:
@@ -230,10 +275,13 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
     if not incoming:
         return False
     rooms = _rooms(org_id, direction, incoming)
+    pairs = [(message, room) for message, room in zip(incoming, rooms, strict=True) if not _with_chatbot(message, room)]
+    if not pairs:
+        return False
     youngest: dict[int, _Incoming] = {}
     counts: dict[int, int] = defaultdict(int)
     rows: list[dict[str, object]] = []
-    for message, room in zip(incoming, rooms, strict=True):
+    for message, room in pairs:
         youngest[room.conversation_id] = message
         late = room.carried_until is not None and message.written_at < room.carried_until
         for part, text in enumerate(message.parts):
@@ -303,7 +351,7 @@ def _enter(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
             records(rows),
         ],
     )
-    failed = [room.conversation_id for message, room in zip(incoming, rooms, strict=True) if message.failure]
+    failed = [room.conversation_id for message, room in pairs if message.failure]
     if failed:
         make_due(org_id, Direction.RECEIPTS, sorted(set(failed)))
     return True
@@ -349,6 +397,40 @@ def _rooms(org_id: int, direction: Direction, incoming: Sequence[_Incoming]) -> 
     return [room for room in rooms if room is not None]
 
 
+def begin_conversation(
+    org_id: int,
+    channel_id: int,
+    end_user: str,
+    *,
+    name: str = "",
+    language: str = "",
+    sender: int | None = None,
+    written_at: datetime | None = None,
+) -> int:
+    """Find an end user's conversation on a channel, or begin it, and keep what is known of them; gives its id.
+
+    :param written_at: when they last wrote to the sender, which opens the window for answers
+    """
+    place = (channel_id, end_user)
+    room = lock_lanes(org_id, Direction.INBOUND, {place}).get(place)
+    conversation_id = room.conversation_id if room else _begin_conversations(org_id, {place: name})[place]
+    query(
+        """WITH heard AS (
+               INSERT INTO messaging_address (org_id, channel_id, address, conversation_id) VALUES (%s, %s, %s, %s)
+               ON CONFLICT DO NOTHING)
+           UPDATE messaging_conversation SET name = COALESCE(NULLIF(%s, ''), name),
+               language = COALESCE(NULLIF(%s, ''), language), last_sender_id = COALESCE(%s, last_sender_id),
+               window_closes_at = GREATEST(
+                   CASE WHEN last_sender_id = %s THEN window_closes_at END, %s::timestamptz + %s)
+           WHERE id = %s""",
+        [
+            *(org_id, channel_id, end_user, conversation_id),
+            *(name[:200], language, sender, sender, written_at, WINDOW, conversation_id),
+        ],
+    )
+    return conversation_id
+
+
 def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) -> dict[tuple[int, str], int]:
     # sorted, so that two batches with the same strangers wait for each other instead of in a circle
     wanted = sorted(strangers)
@@ -370,6 +452,59 @@ def _begin_conversations(org_id: int, strangers: Mapping[tuple[int, str], str]) 
     begun = {(channel_id, subject): conversation_id for channel_id, subject, conversation_id in rows}
     create_lanes(org_id, sorted(begun.values()))
     return begun
+
+
+@dataclass(frozen=True, slots=True)
+class OurTemplate:
+    """A template that goes out without a rep: Infobip's content of it, and what it says in a few words."""
+
+    uuid: UUID
+    content: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """The conversation with an end user to whom we write first."""
+
+    conversation_id: int
+    subject: str
+    window_open: bool
+
+
+def address(sender: Sender, end_user: str, *, name: str, language: str, template: OurTemplate | None) -> Addressed:
+    """Find the conversation with an end user, or begin it, and queue a template in it; the caller owns the transaction.
+
+    Answers leave by this sender from now on, and the 24-hour window is that of the sender last written to.
+    """
+    now = timezone.now()
+    first = _Incoming(sender.channel_id, sender.pk, [end_user], source_entry="", parts=[], written_at=now, name=name)
+    (room,) = _rooms(sender.org_id, Direction.OUTBOUND, [first])
+    ((subject, window_open),) = query(
+        """UPDATE messaging_conversation SET name = COALESCE(NULLIF(%s, ''), name),
+               language = COALESCE(NULLIF(%s, ''), language),
+               window_closes_at = CASE WHEN last_sender_id = %s THEN window_closes_at END, last_sender_id = %s
+           WHERE id = %s AND org_id = %s
+           RETURNING subject, COALESCE(window_closes_at > clock_timestamp(), false)""",
+        [name, language, sender.pk, sender.pk, room.conversation_id, sender.org_id],
+    )
+    if template is not None:
+        query(
+            """WITH lane AS (
+                   UPDATE messaging_lane SET position = position + 1, arrivals = arrivals + 1,
+                       due_at = LEAST(due_at, clock_timestamp()) WHERE id = %s RETURNING position)
+               INSERT INTO messaging_message (org_id, lane_id, conversation_id, channel_id, sender_id, direction, position,
+                   uuid, source_entry, part, text, template, ours, written_at, created_at, late, status, status_at, tries,
+                   error_code, error, told)
+               SELECT %s, %s, %s, %s, %s, 'outbound', lane.position, %s, %s, 0, %s, %s::jsonb, true, clock_timestamp(),
+                   clock_timestamp(), false, 'pending', clock_timestamp(), 0, '', '', ''
+               FROM lane""",
+            [
+                *(room.lane_id, sender.org_id, room.lane_id, room.conversation_id, sender.channel_id, sender.pk),
+                *(template.uuid, f"api:{template.uuid}", template.text, json.dumps(template.content)),
+            ],
+        )
+    return Addressed(room.conversation_id, subject, window_open)
 
 
 def _take_receipts(account: InfobipAccount, arrivals: Sequence[Arrival]) -> bool:
@@ -459,14 +594,17 @@ def _receive_events(batch: StreamBatch, *, carefully: bool) -> bool:
 
 
 def _apply_events(org_id: int, arrivals: Sequence[Arrival]) -> bool:
+    work = False
     for arrival in arrivals:
-        if isinstance(arrival.event, SessionEnded):
-            query(
-                """UPDATE messaging_conversation SET session_open = false
-                   WHERE org_id = %s AND identifier = %s AND session IN ('', %s)""",
-                [org_id, arrival.event.conversation, arrival.event.session],
-            )
-    return _take_replies(org_id, arrivals)
+        match arrival.event:
+            case SessionEnded(conversation, session):
+                work = sessions.end(org_id, session, conversation=conversation) or work
+            case RepsChanged(conversation, joined, left):
+                work = sessions.note_reps(org_id, conversation, joined=joined, left=left) or work
+            case SessionTouched(ids):
+                sessions.check_soon(org_id, ids)
+                work = True
+    return _take_replies(org_id, arrivals) or work
 
 
 def _read_event(event: PlatformEvent, topic: Topic) -> Arrival:
@@ -487,13 +625,17 @@ def _take_replies(org_id: int, arrivals: Sequence[Arrival]) -> bool:
         return False
     addresses = {reply.channel_address for _, reply in replies}
     known = Channel.objects.filter(org_id=org_id, channel_address_identifier__in=addresses)
-    channels = dict(known.values_list("channel_address_identifier", "id"))
+    channels = {channel.channel_address_identifier: channel for channel in known}
     incoming = []
     for arrival, reply in replies:  # in the order of the stream
-        channel_id = channels.get(reply.channel_address)
-        if channel_id is None:
+        channel = channels.get(reply.channel_address)
+        if channel is None:
             arrival.problem = "no channel of this org has this channelAddressIdentifier"
             continue
+        if reply.automatic:
+            note_automatic(channel.pk)
+            if not channel.forward_automatic:
+                continue
         parts, failure = [""], ""
         if isinstance(reply.content, Text):
             parts = list(split_text(reply.content.body, WHATSAPP_TEXT_LIMIT))
@@ -501,7 +643,7 @@ def _take_replies(org_id: int, arrivals: Sequence[Arrival]) -> bool:
             failure = f"{_in_words(reply.content)} cannot be sent to WhatsApp yet; nothing was sent"
         incoming.append(
             _Incoming(
-                channel_id=channel_id,
+                channel_id=channel.pk,
                 sender_id=None,
                 addresses=[reply.end_user],
                 source_entry=reply.entry,

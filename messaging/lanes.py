@@ -6,7 +6,7 @@ one order everywhere, lanes by id before messages by id, so that batches do not 
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -25,6 +25,7 @@ LONGEST_BACKOFF_SECONDS = 20.0  # what waits is under way again within half a mi
 REPORT_SECONDS = 10.0  # how long a report may take that tells what became of a send in doubt
 MOST_TRIES = 8  # of a message that fails while others pass
 LONGEST_FAILING = timedelta(minutes=15)  # likewise
+MOST_LINES = 1_000_000  # positions that are kept free for one transcript
 LONGEST_WAIT = timedelta(hours=72)  # as long as Salesforce keeps its events
 
 
@@ -36,6 +37,7 @@ class Room(NamedTuple):
     position: int  # the last one given
     carried_until: datetime | None
     sender_id: int | None  # by which an answer leaves: the one last written to, else the channel's first
+    with_rep_since: datetime | None  # when a chatbot handed the conversation over
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Waiting:
     text: str
     written_at: datetime
     subject: str  # the end user, as the far side knows them
+    template: str | None  # Infobip's content of one, as JSON
+    routing_attributes: str | None  # a JSON object
     more: bool  # others wait behind it
 
 
@@ -122,7 +126,7 @@ def lock_lanes(org_id: int, direction: Direction, places: set[tuple[int, str]]) 
     # the lanes are locked last, in the order of the rows that name them
     found = query(
         """SELECT lane.channel_id, lane.address, lane.conversation_id, lane.id, locked.position, locked.carried_until,
-               lane.sender_id
+               lane.sender_id, locked.with_rep_since
            FROM (
                SELECT place.channel_id, place.address, known.conversation_id, lane.id,
                    COALESCE(conversation.last_sender_id, (
@@ -139,14 +143,59 @@ def lock_lanes(org_id: int, direction: Direction, places: set[tuple[int, str]]) 
                    WHERE org_id = %s AND conversation_id = known.conversation_id AND direction = %s LIMIT 1) AS lane
                ORDER BY lane.id OFFSET 0) AS lane
            CROSS JOIN LATERAL (
-               SELECT position, carried_until FROM messaging_lane
+               SELECT position, carried_until, with_rep_since FROM messaging_lane
                WHERE id = lane.id LIMIT 1 FOR NO KEY UPDATE) AS locked""",
         [[place[0] for place in ordered], [place[1] for place in ordered], org_id, org_id, direction.value],
     )
-    return {
-        (channel_id, address): Room(conversation_id, lane_id, position, carried_until, sender_id)
-        for channel_id, address, conversation_id, lane_id, position, carried_until, sender_id in found
-    }
+    return {(channel_id, address): Room(*room) for channel_id, address, *room in found}
+
+
+def raise_barrier(org_id: int, conversation_id: int) -> datetime:
+    """Give a conversation to the reps, and let what its end user writes from now on wait for a transcript.
+
+    Positions below the barrier are kept free for the transcript. Repeating it changes nothing.
+
+    :return: since when it is with them
+    """
+    rows = query(
+        """UPDATE messaging_lane SET arrivals = arrivals + 1,
+               with_rep_since = CASE WHEN barrier IS NULL THEN clock_timestamp() ELSE with_rep_since END,
+               barrier = COALESCE(barrier, position + %s), position = GREATEST(position, COALESCE(barrier, position + %s))
+           WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' RETURNING with_rep_since""",
+        [MOST_LINES, MOST_LINES, org_id, conversation_id],
+    )
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
+def lower_barrier(org_id: int, conversation_id: int, lines: Sequence[Mapping[str, object]]) -> None:
+    """Put a transcript below the barrier, and let what waits above it follow. Lines that are there already are left out.
+
+    :param lines: in order, each with channel_id, sender_id, source_entry, part, text, written_at and routing_attributes
+    """
+    for lane_id, barrier in query(
+        """SELECT id, barrier FROM messaging_lane WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound'
+             AND barrier IS NOT NULL FOR NO KEY UPDATE""",
+        [org_id, conversation_id],
+    ):
+        query(
+            """INSERT INTO messaging_message (org_id, lane_id, conversation_id, direction, uuid, created_at, late, status,
+                   status_at, tries, error_code, error, told, position, channel_id, sender_id, source_entry, part, text,
+                   written_at, routing_attributes)
+               SELECT %s, %s, %s, 'inbound', gen_random_uuid(), clock_timestamp(), false, 'pending', clock_timestamp(), 0,
+                   '', '', '', line.*
+               FROM jsonb_to_recordset(%s::jsonb) AS line (position bigint, channel_id bigint, sender_id bigint,
+                   source_entry text, part int, text text, written_at timestamptz, routing_attributes jsonb)
+               ON CONFLICT DO NOTHING""",
+            [
+                *(org_id, lane_id, conversation_id),
+                records({"position": barrier - MOST_LINES + n, **line} for n, line in enumerate(lines, 1)),
+            ],
+        )
+        query(
+            """UPDATE messaging_lane SET barrier = NULL, arrivals = arrivals + 1, due_at = LEAST(due_at, clock_timestamp())
+               WHERE id = %s""",
+            [lane_id],
+        )
 
 
 def make_due(org_id: int, direction: Direction, conversation_ids: Sequence[int]) -> None:
@@ -291,15 +340,17 @@ def first_waiting(lane_ids: Sequence[int]) -> dict[int, Waiting]:
     """Read the next message of each lane; lanes in which none waits are left out."""
     rows = query(
         """SELECT head.id, head.lane_id, head.org_id, head.conversation_id, head.channel_id, head.sender_id, head.uuid,
-               head.text, head.written_at, conversation.subject,
+               head.text, head.written_at, conversation.subject, head.template, head.routing_attributes,
                EXISTS (SELECT 1 FROM messaging_message next
                        WHERE next.lane_id = lane.id AND next.status = 'pending' AND next.position > head.position)
-           FROM unnest(%s::bigint[]) AS lane (id)
+           FROM messaging_lane lane
            CROSS JOIN LATERAL (
                SELECT * FROM messaging_message
                WHERE messaging_message.lane_id = lane.id AND messaging_message.status = 'pending'
+                 AND (lane.barrier IS NULL OR position <= lane.barrier)
                ORDER BY position LIMIT 1) AS head
-           JOIN messaging_conversation conversation ON conversation.id = head.conversation_id""",
+           JOIN messaging_conversation conversation ON conversation.id = head.conversation_id
+           WHERE lane.id = ANY(%s)""",
         [list(lane_ids)],
     )
     return {row[1]: Waiting(*row) for row in rows}
@@ -373,7 +424,8 @@ def _give_up(results: Sequence[Result]) -> None:
     if not results:
         return
     rows = query(
-        """SELECT message.id, message.tries + 1, message.created_at, message.direction, conversation.window_closes_at,
+        """SELECT message.id, message.tries + 1, message.created_at, message.direction,
+               CASE WHEN message.template IS NULL THEN conversation.window_closes_at END,
                circuit.opened_at IS NULL, circuit.last_success_at,
                (SELECT min(started_at) FROM messaging_attempt WHERE message_id = message.id)
            FROM messaging_message message
@@ -470,13 +522,37 @@ def _name_conversations(results: Sequence[Result]) -> None:
            ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
         columns,
     )
-    if changed:
-        query(
-            """UPDATE messaging_conversation SET identifier = told.identifier, session = told.session, session_open = true
-               FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, identifier, session)
-               WHERE messaging_conversation.id = told.id""",
-            columns,
-        )
+    if not changed:
+        return
+    for (conversation_id,) in changed:
+        result = told[conversation_id]
+        open_session(result.claim.org_id, conversation_id, result.conversation_identifier, result.session[:18])
+
+
+def open_session(org_id: int, conversation_id: int, identifier: str, session: str) -> None:
+    """Note which session is open in a conversation, whose inbound lane the caller holds or has locked.
+
+    A session that is known to have ended is not opened by an answer that came late. With its session a conversation is
+    the reps', whoever had it before.
+    """
+    query(
+        """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, quick_checks, due_at)
+           SELECT %s, %s, %s, 'open', clock_timestamp(), 0, clock_timestamp() WHERE %s <> ''
+           ON CONFLICT DO NOTHING""",
+        [org_id, conversation_id, session, session],
+    )
+    query(
+        """WITH ended AS (
+               SELECT 1 FROM messaging_session WHERE org_id = %s AND salesforce_id = %s AND state = 'ended'),
+           conversation AS (
+               UPDATE messaging_conversation
+               SET identifier = %s, session = COALESCE(NULLIF(%s, ''), session),
+                   session_open = CASE WHEN %s = '' THEN session_open ELSE NOT EXISTS (SELECT 1 FROM ended) END
+               WHERE id = %s AND org_id = %s)
+           UPDATE messaging_lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
+           WHERE conversation_id = %s AND org_id = %s AND direction = 'inbound' AND NOT EXISTS (SELECT 1 FROM ended)""",
+        [org_id, session, identifier, session, session, *(conversation_id, org_id) * 2],
+    )
 
 
 def backoff(result: Result) -> float:
@@ -535,20 +611,37 @@ def _release(results: Sequence[tuple[Result, float]]) -> None:
 
 def add_notice(claim: Claim, channel_id: int, entry: str, text: str) -> None:
     """Queue a line of our own for the rep, once for each entry that it is about."""
+    add_own(claim.org_id, claim.conversation_id, channel_id, Direction.INBOUND, f"failure:{entry}", text)
+
+
+def add_own(
+    org_id: int,
+    conversation_id: int,
+    channel_id: int,
+    direction: Direction,
+    entry: str,
+    text: str,
+    *,
+    sender_id: int | None = None,
+) -> None:
+    """Queue a text of our own at the end of a lane, once for each ``entry``; locks the lane."""
     lane_rows = query(
-        """SELECT id, position FROM messaging_lane WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound'
+        """SELECT id, position FROM messaging_lane WHERE org_id = %s AND conversation_id = %s AND direction = %s
            FOR NO KEY UPDATE""",
-        [claim.org_id, claim.conversation_id],
+        [org_id, conversation_id, direction.value],
     )
     for lane_id, position in lane_rows:
         query(
-            """INSERT INTO messaging_message (org_id, lane_id, conversation_id, channel_id, direction, position, uuid,
-                   source_entry, part, text, written_at, created_at, late, status, status_at, tries, error_code, error,
-                   told)
-               VALUES (%s, %s, %s, %s, 'inbound', %s, gen_random_uuid(), %s, 0, %s, clock_timestamp(), clock_timestamp(),
-                   false, 'pending', clock_timestamp(), 0, '', '', '')
+            """INSERT INTO messaging_message (org_id, lane_id, conversation_id, channel_id, sender_id, direction, position,
+                   uuid, source_entry, part, text, written_at, created_at, late, status, status_at, tries, error_code,
+                   error, told, ours)
+               VALUES (%s, %s, %s, %s, %s, %s, %s, gen_random_uuid(), %s, 0, %s, clock_timestamp(), clock_timestamp(),
+                   false, 'pending', clock_timestamp(), 0, '', '', '', true)
                ON CONFLICT DO NOTHING""",
-            [claim.org_id, lane_id, claim.conversation_id, channel_id, position + 1, f"failure:{entry}"[:250], text],
+            [
+                *(org_id, lane_id, conversation_id, channel_id, sender_id, direction.value, position + 1),
+                *(entry[:250], text),
+            ],
         )
         query(
             """UPDATE messaging_lane SET position = position + 1, arrivals = arrivals + 1,

@@ -119,6 +119,9 @@ class Conversation(models.Model):
     identifier = models.CharField(max_length=255, blank=True, help_text="Salesforce's id of it")
     session = models.CharField(max_length=18, blank=True, help_text="the messaging session seen last")
     session_open = models.BooleanField(default=False)
+    language = models.CharField(
+        max_length=10, blank=True, db_default="", help_text="of our texts; empty: as the number suggests"
+    )
     last_sender = models.ForeignKey(
         Sender, models.SET_NULL, null=True, blank=True, related_name="+", db_constraint=False, db_index=False
     )
@@ -157,6 +160,10 @@ class Lane(models.Model):
     direction = models.CharField(max_length=10, choices=Direction.choices)
     position = models.BigIntegerField(default=0, help_text="the last one given to a message")
     arrivals = models.BigIntegerField(default=0, help_text="grows with each arrival; release compares it")
+    barrier = models.BigIntegerField(null=True, blank=True, help_text="what stands above it waits for a transcript")
+    with_rep_since = models.DateTimeField(
+        null=True, blank=True, help_text="when a chatbot handed it over; empty: a chatbot that is first has it"
+    )
     due_at = models.DateTimeField(null=True, blank=True, help_text="empty: nothing to do")
     retry_at = models.DateTimeField(null=True, blank=True, help_text="not before; an arrival does not override it")
     failures = models.PositiveIntegerField(default=0, help_text="tries in a row that must be repeated")
@@ -223,6 +230,9 @@ class Message(models.Model):
     error_code = models.CharField(max_length=100, blank=True)
     error = models.CharField(max_length=300, blank=True)
     told = models.CharField(max_length=10, choices=Status.choices, blank=True, help_text="last state told Salesforce")
+    ours = models.BooleanField(default=False, db_default=False, help_text="written by us; Salesforce has no entry of it")
+    template = models.JSONField(null=True, blank=True, help_text="Infobip's content of a template; then text describes it")
+    routing_attributes = models.JSONField(null=True, blank=True, help_text="for the routing of a session that it opens")
 
     class Meta:
         constraints = [
@@ -234,7 +244,8 @@ class Message(models.Model):
             models.Index(fields=["lane", "position"], condition=Q(status="pending"), name="message_waiting"),
             models.Index(
                 fields=["conversation"],
-                condition=Q(direction="outbound", status__in=["delivered", "read", "failed"]) & ~Q(told=F("status")),
+                condition=Q(direction="outbound", ours=False, status__in=["delivered", "read", "failed"])
+                & ~Q(told=F("status")),
                 name="message_to_tell",
             ),
             models.Index(fields=["org", "-created_at"], name="message_newest"),
@@ -242,6 +253,106 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return str(self.uuid)
+
+
+class Session(models.Model):
+    """A MessagingSession of Salesforce: the stretch of a conversation that reps work on."""
+
+    class State(models.TextChoices):
+        OPEN = "open"
+        ENDED = "ended"
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="sessions", db_constraint=False, db_index=False)
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="sessions", db_constraint=False)
+    salesforce_id = models.CharField(max_length=18)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
+    opened_at = models.DateTimeField()
+    joined_at = models.DateTimeField(null=True, blank=True, help_text="when the first rep came")
+    greeted_at = models.DateTimeField(null=True, blank=True, help_text="when the welcome was queued, or found not wanted")
+    ended_at = models.DateTimeField(null=True, blank=True)
+    quick_checks = models.PositiveSmallIntegerField(default=0, help_text="still to come, after a rep went")
+    due_at = models.DateTimeField(null=True, blank=True, help_text="when to look at it again; empty: it is over")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "salesforce_id"], name="session_in_org")]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="session_due"),
+            models.Index(fields=["conversation", "-opened_at"], name="session_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return self.salesforce_id
+
+
+class ChatbotMessage(models.Model):
+    """A message of a conversation at Infobip, by both its ids: its own there, and the channel's, which webhooks name."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    account = models.ForeignKey(InfobipAccount, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    infobip_conversation = models.CharField(max_length=100)
+    infobip_id = models.CharField(max_length=100)
+    channel_id = models.CharField("channel's id", max_length=250)
+    end_user = models.CharField(max_length=150)
+    sender = models.CharField("our number", max_length=24)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "account", "infobip_id"], name="chatbot_message_once")]
+        indexes = [
+            models.Index(fields=["account", "infobip_conversation", "-at"], name="chatbot_message_newest"),
+            models.Index(fields=["at"], name="chatbot_message_age"),
+        ]
+
+    def __str__(self) -> str:
+        return self.infobip_id
+
+
+class Handover(models.Model):
+    """A conversation that a chatbot hands over to a rep, from the call to the end of the session; see handover.py."""
+
+    class State(models.TextChoices):
+        CALLED = "called"  # the call was answered; whether the conversation is what it says is not known yet
+        READING = "reading"  # the conversation is ours, live messages wait, the transcript is being read
+        RELAYED = "relayed"  # the transcript is in the lane, or in Salesforce
+        REFUSED = "refused"
+        ENDING = "ending"  # the session ended; the conversation goes back to the chatbot
+        ENDED = "ended"
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="handovers", db_constraint=False, db_index=False)
+    account = models.ForeignKey(InfobipAccount, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    conversation = models.ForeignKey(
+        Conversation, models.CASCADE, null=True, blank=True, related_name="handovers", db_constraint=False
+    )
+    infobip_conversation = models.CharField(max_length=100)
+    end_user = models.CharField(max_length=150)
+    attributes = models.JSONField(default=dict, blank=True, help_text="further fields of the call")
+    language = models.CharField(max_length=10, blank=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.CALLED)
+    called_at = models.DateTimeField()
+    raised_at = models.DateTimeField(null=True, blank=True, help_text="since when live messages wait")
+    found_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript held the last line known")
+    complete_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript was read to its end")
+    ended_at = models.DateTimeField(null=True, blank=True)
+    lines = models.PositiveIntegerField(default=0, help_text="of the transcript")
+    batches = models.PositiveIntegerField(default=0, help_text="that Salesforce's history took")
+    tries = models.PositiveIntegerField(default=0, help_text="failed in a row")
+    problem = models.CharField(max_length=300, blank=True)
+    due_at = models.DateTimeField(null=True, blank=True, help_text="empty: nothing to do")
+    lease_id = models.UUIDField(null=True, blank=True)
+    leased_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["org", "account", "infobip_conversation"],
+                condition=~Q(state__in=["refused", "ending", "ended"]),
+                name="handover_under_way_once",
+            )
+        ]
+        indexes = [models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="handover_due")]
+
+    def __str__(self) -> str:
+        return f"hand-over {self.pk}"
 
 
 class Attempt(models.Model):

@@ -5,6 +5,7 @@ time in one transaction. The others only call the far sides, and hold no databas
 down when the process dies is found by whoever claims the lane next.
 """
 
+import json
 import queue
 import threading
 import time
@@ -325,8 +326,8 @@ def untold(conversation_ids: Sequence[int]) -> dict[int, Telling]:
     rows = query(
         """WITH entry AS (
                SELECT DISTINCT conversation_id, channel_id, source_entry FROM messaging_message
-               WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND status IN ('delivered', 'read', 'failed')
-                 AND told <> status)
+               WHERE conversation_id = ANY(%s) AND direction = 'outbound' AND NOT ours
+                 AND status IN ('delivered', 'read', 'failed') AND told <> status)
            SELECT part.conversation_id, conversation.identifier, conversation.subject, part.channel_id,
                conversation.session_open AND channel.show_failures, part.source_entry, array_agg(part.id),
                array_agg(part.status), array_agg(part.told), max(part.status_at),
@@ -399,18 +400,28 @@ def _send(work: Work) -> Result:
                     text=message.text,
                     message_uuid=message.uuid,
                     at=message.written_at,
+                    routing_attributes=json.loads(message.routing_attributes or "null"),
                 )
             else:
                 sender, infobip = route.sender, route.infobip
                 if sender is None or infobip is None:
                     raise CustomerMustAct("Infobip", route.problem or "the channel has no sender")
-                infobip.send_text(
-                    sender=sender.number,
-                    to=message.subject,
-                    text=message.text,
-                    message_uuid=message.uuid,
-                    notify_url=sender.account.webhook_url,
-                )
+                if message.template is not None:
+                    infobip.send_template(
+                        sender=sender.number,
+                        to=message.subject,
+                        content=json.loads(message.template),
+                        message_uuid=message.uuid,
+                        notify_url=sender.account.webhook_url,
+                    )
+                else:
+                    infobip.send_text(
+                        sender=sender.number,
+                        to=message.subject,
+                        text=message.text,
+                        message_uuid=message.uuid,
+                        notify_url=sender.account.webhook_url,
+                    )
     except ApiError as exc:
         error = exc
 

@@ -25,7 +25,15 @@ from django.utils import timezone
 
 from connector.http import ApiError, ServiceUnavailable
 from connector.salesforce.auth import AccessToken
-from connector.salesforce.platform_events import PlatformEvent, Remedy, StreamBroken, Topic, open_channel, pages
+from connector.salesforce.platform_events import (
+    SESSION_CHANGES,
+    PlatformEvent,
+    Remedy,
+    StreamBroken,
+    Topic,
+    open_channel,
+    pages,
+)
 from messaging.ingest import StreamBatch, receive_stream_batches
 from messaging.models import EventSubscription
 from messaging.tasks import ring
@@ -80,7 +88,11 @@ def claim_streams(most: int) -> list[Lease]:
         cursor.execute(
             """INSERT INTO messaging_eventsubscription (org_id, topic, replay_id, since, failures, problem)
                SELECT DISTINCT org_id, '/event/' || custom_event_name, ''::bytea, clock_timestamp(), 0, ''
-               FROM tenants_channel ON CONFLICT DO NOTHING"""
+               FROM tenants_channel
+               UNION SELECT org_id, %s, ''::bytea, clock_timestamp(), 0, '' FROM tenants_salesforceconnection
+               WHERE session_changes
+               ON CONFLICT DO NOTHING""",
+            [SESSION_CHANGES],
         )
         cursor.execute(
             """UPDATE messaging_eventsubscription SET lease_id = gen_random_uuid(),
@@ -91,9 +103,12 @@ def claim_streams(most: int) -> list[Lease]:
                      AND (not_before IS NULL OR not_before <= clock_timestamp())
                      AND EXISTS (SELECT 1 FROM tenants_org WHERE id = messaging_eventsubscription.org_id
                                  AND disconnected_at IS NULL)
+                     AND (topic <> %s OR EXISTS (
+                         SELECT 1 FROM tenants_salesforceconnection connection
+                         WHERE connection.org_id = messaging_eventsubscription.org_id AND session_changes))
                    ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
                RETURNING id""",
-            [LEASE_SECONDS, most],
+            [LEASE_SECONDS, SESSION_CHANGES, most],
         )
         ids = [row[0] for row in cursor.fetchall()]
     leases = []

@@ -10,8 +10,8 @@ from celery import current_app, shared_task
 from django.utils import timezone
 from kombu.exceptions import KombuError, OperationalError
 
-from messaging import relay
-from messaging.models import ReceivedEvent
+from messaging import errands, relay
+from messaging.models import ChatbotMessage, ReceivedEvent
 from tenants import doctor, installation
 from tenants.broker import remember
 from tenants.tenancy import every_org
@@ -32,6 +32,8 @@ def look_for_work(**_: Any) -> None:
     remember(lambda redis: redis.delete(BELL), otherwise=0)
     if relay.running is not None:
         relay.running.ring()
+    if errands.running is not None:
+        errands.running.ring()
 
 
 @shared_task(ignore_result=True)
@@ -40,6 +42,7 @@ def forget_old_arrivals(**_: Any) -> None:
     with every_org():
         horizon = timezone.now() - timedelta(days=KEPT_DAYS)
         count, _by_model = ReceivedEvent.objects.filter(received_at__lt=horizon).delete()
+        ChatbotMessage.objects.filter(at__lt=horizon).delete()
     log.info("old arrivals forgotten", count=count)
 
 

@@ -10,12 +10,14 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.crypto import constant_time_compare
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from connector.infobip.webhooks import business_number, reported_message, results_of, signature_matches
+from messaging import handover
 from messaging.ingest import receive_webhook
-from messaging.models import Message
+from messaging.models import ChatbotMessage, Message
 from messaging.tasks import ring
 from tenants.broker import count_refusal, note_old_secret
 from tenants.models import InfobipAccount, Sender
@@ -24,6 +26,9 @@ from tenants.tenancy import every_org, org_scope
 log = structlog.get_logger(__name__)
 
 CHUNK = 1 << 16
+LARGEST_CALL = 1 << 16
+TOKEN_HEADER = "X-Connector-Token"
+MOST_CANDIDATES = 5
 KNOWN_SECONDS = 5.0
 MOST_KNOWN = 10_000
 
@@ -44,7 +49,7 @@ def inbound_messages(request: HttpRequest, account_uuid: UUID | None = None) -> 
     400, 401 and 413 say that the same request will never be taken; 503 asks Infobip to send it again.
     """
     try:
-        body = _read(request)
+        body = _read(request, settings.LARGEST_WEBHOOK)
     except _Refused as refused:
         return _refuse(request, refused)
     try:
@@ -57,6 +62,67 @@ def inbound_messages(request: HttpRequest, account_uuid: UUID | None = None) -> 
         connection.close()
         log.error("webhook not stored", error=type(exc).__name__)
         return JsonResponse({"error": "The message cannot be stored now. Send it again."}, status=503)
+
+
+@csrf_exempt
+@require_POST
+def inbound_answers(request: HttpRequest, account_uuid: UUID | None = None) -> HttpResponse:
+    """Take a chatbot's call that hands a conversation over; answer 200 once it is committed, with what became of it.
+
+    Whether the conversation exists and the end user takes part in it is found out afterwards: while a chatbot waits for
+    this answer it hears nobody. 400 and 401 say what to change in the Call API step; 503 asks for a repetition.
+    """
+    try:
+        try:
+            return _take_call(request, account_uuid)
+        except _Refused as refused:
+            return _refuse(request, refused)
+    except (DatabaseError, InterfaceError) as exc:
+        connection.close()
+        log.error("hand-over not stored", error=type(exc).__name__)
+        return JsonResponse({"error": "The call cannot be stored now. Repeat it."}, status=503)
+
+
+def _take_call(request: HttpRequest, account_uuid: UUID | None) -> HttpResponse:
+    body = _read(request, LARGEST_CALL)
+    try:
+        call = handover.parse_call(_parse(body, None))
+        unusable = ""
+    except handover.UnusableCall as exc:
+        call, unusable = None, str(exc)
+    account = _caller(request, account_uuid, call)
+    if call is None:
+        raise _Refused(400, "unusable call", unusable, account)
+    with org_scope(account.org_id):
+        new = handover.accept(account, call)
+    ring()
+    return JsonResponse({"status": "accepted" if new else "already accepted"})
+
+
+def _caller(request: HttpRequest, account_uuid: UUID | None, call: handover.Call | None) -> InfobipAccount:
+    """Find the account whose hand-over token the call carries. The step cannot sign, so the token is the proof.
+
+    Without a token only a conversation is taken that a signed event told us of before, where the account allows it.
+    """
+    token = request.headers.get(TOKEN_HEADER, "")
+    with every_org():
+        if account_uuid is not None:
+            accounts = list(InfobipAccount.objects.filter(uuid=account_uuid))
+        else:
+            told = ChatbotMessage.objects.filter(
+                infobip_conversation=call.conversation if call else "", end_user=call.end_user if call else ""
+            )
+            accounts = list(InfobipAccount.objects.filter(pk__in=told.values("account_id"))[:MOST_CANDIDATES])
+    for account in accounts:
+        if token and account.handover_token and constant_time_compare(token, account.handover_token):
+            return account
+        if not token and account_uuid is None and account.handover_without_token:
+            return account
+    known = accounts[0] if account_uuid is not None and accounts else None
+    if not token:
+        raise _Refused(401, "no hand-over token", f"Add the header {TOKEN_HEADER} to the Call API step.", known)
+    advice = f"{TOKEN_HEADER} does not fit. Copy the address and the token from the senders' step of the set-up page."
+    raise _Refused(401, "wrong hand-over token", advice, known)
 
 
 def _take(request: HttpRequest, body: bytes, account_uuid: UUID | None) -> HttpResponse:
@@ -74,9 +140,8 @@ def _take(request: HttpRequest, body: bytes, account_uuid: UUID | None) -> HttpR
     return HttpResponse()
 
 
-def _read(request: HttpRequest) -> bytes:
+def _read(request: HttpRequest, limit: int) -> bytes:
     """Read the body, at most as much as is allowed, whether its length was announced or not."""
-    limit = settings.LARGEST_WEBHOOK
     too_large = _Refused(413, "too large", f"The body is larger than {limit} bytes. Send fewer results at a time.")
     if request.headers.get("Transfer-Encoding", "").lower() == "chunked":
         # Django takes a body without a length for an empty one

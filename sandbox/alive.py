@@ -13,6 +13,7 @@ END_USERS = [
     ("8613800000001", "Chen Wei"),
     ("989120000001", "لیلا احمدی"),
 ]
+CHATBOTS_USER = ("385991234560", "Marta Vidal (chatbot)")  # who writes to the sender that a chatbot answers
 OPENING = [
     (True, "Hi, my order 4711 has not arrived yet."),
     (False, "Hello Ana, let me have a look."),
@@ -33,6 +34,8 @@ async def play(world: World, infobip: Infobip, console: Console) -> None:
     sender = min(account.senders)
     phones = [world.phone(account, user, sender, name) for user, name in END_USERS]
     ana, ben = phones[:2]
+    for number in org.chatbot_first:
+        world.phone(account, CHATBOTS_USER[0], number, CHATBOTS_USER[1])
     world.open_chat = (org.id, ana.user)
     await connector_listens(account)
     for inbound, text in OPENING:
@@ -46,6 +49,7 @@ async def play(world: World, infobip: Infobip, console: Console) -> None:
         if not travelled:
             break  # the wire on the page says why
         await asyncio.sleep(PAUSE)
+    org.queues = True  # from now on a rep accepts each session, as the person at the page likes
     await world.live.first_page.wait()
     await asyncio.sleep(SECOND_COMES)
     await infobip.write(account, ben, {"type": "TEXT", "text": SECOND})

@@ -26,6 +26,7 @@ DATA = BOTH | {
     "PermissionSetLicense",
     "PermissionSetLicenseAssign",
     "MessagingChannel",
+    "MessagingSession",
     "CustomMsgChannel",
     "Group",
     "GroupMember",

@@ -9,6 +9,7 @@ from sandbox.pubsub import PubSub
 from sandbox.world import REP_NAME, Conversation, Session, World
 
 MARKUP = set("*_`[#~>-")  # a text with these may leave the connector in other words
+OTHER_REP = "Petra Novak"
 REP = {"appType": "agent", "subject": "0055g00000XyZab", "role": "Agent"}
 SYSTEM = {"appType": "conversation", "subject": "conversation-service", "role": "System"}
 
@@ -96,7 +97,10 @@ class Console:
         if session.status == "Ended":
             return
         session.status = "Ended"
+        session.ended = now_ms()
         conversation = session.conversation
+        if session.rep:
+            self.change_reps(session, ("remove", session.rep))
         entry = str(uuid.uuid4())
         payload = {
             "entryType": "SessionStatusChanged",
@@ -110,11 +114,49 @@ class Console:
             "sessionEndTime": int(now_ms() / 1000),
             "sessionEndedByRole": "Agent",
         }
-        self.publish(conversation, entry, payload, SYSTEM, None)
+        if conversation.org.tells_end:
+            self.publish(conversation, entry, payload, SYSTEM, None)
         self.world.journal.write(
             "console", "session_end", org=conversation.org.id, conversation=conversation.id, session=session.id
         )
         self.world.session_changed(session)
+
+    def accept(self, session: Session) -> None:
+        """Take a session that waits."""
+        if session.status == "Waiting":
+            session.status = "Active"
+            session.rep = REP_NAME
+            self.change_reps(session, ("add", REP_NAME))
+            self.world.session_changed(session)
+
+    def transfer(self, session: Session) -> None:
+        """Pass a session on to the other rep, who takes it."""
+        if session.status == "Active" and session.rep:
+            before, session.rep = session.rep, OTHER_REP if session.rep == REP_NAME else REP_NAME
+            self.change_reps(session, ("remove", before))
+            self.change_reps(session, ("add", session.rep))
+            self.world.session_changed(session)
+
+    def change_reps(self, session: Session, change: tuple[str, str]) -> None:
+        """Publish that a rep came or went."""
+        operation, name = change
+        entry = str(uuid.uuid4())
+        who = {"operation": operation, "menuMetadata": None, "participant": REP, "displayName": name}
+        payload = {"entryType": "ParticipantChanged", "id": entry, "entries": [who]}
+        self.publish(session.conversation, entry, payload, SYSTEM, "System")
+
+    def respond_automatically(self, conversation: Conversation, text: str) -> str:
+        """Let the channel write by itself, as its automatic responses do."""
+        entry = str(uuid.uuid4())
+        message = {**text_message(text), "id": entry}
+        payload = {
+            "entryType": "Message",
+            "id": entry,
+            "abstractMessage": message,
+            "messageReason": "AutomatedResponse",
+        }
+        self.publish(conversation, entry, payload, SYSTEM, "Automated Process")
+        return entry
 
     def open(self, session: Session) -> None:
         """Read a session."""

@@ -15,6 +15,7 @@ from sandbox.answers import LARGEST_BODY, answer
 from sandbox.console import Console, text_message
 from sandbox.infobip import Infobip
 from sandbox.infobip_portal import InfobipPortal
+from sandbox.journal import now_ms
 from sandbox.pubsub import PubSub
 from sandbox.setup_control import SetupControl
 from sandbox.world import SHOWN_SESSIONS, Account, Org, World
@@ -89,6 +90,12 @@ class Control:
         post("/control/console/replies", self.rep_replies)
         post("/control/console/end", self.end_session)
         post("/control/console/open", self.open_session)
+        post("/control/console/accept", self.accept_session)
+        post("/control/console/transfer", self.transfer_session)
+        post("/control/console/automatic", self.respond_automatically)
+        post("/control/chatbot", self.set_chatbot)
+        post("/control/chatbot/conversations", self.make_conversation)
+        post("/control/chatbot/handover", self.hand_over)
         post("/control/events", self.publish_event)
         get("/control/faults", self.get_faults)
         post("/control/faults", self.add_fault)
@@ -180,7 +187,11 @@ class Control:
         body = await read(request)
         try:
             org = self.world.add_org(
-                body["document"], body.get("webhooks") or {}, body.get("title"), empty=body.get("empty") is True
+                body["document"],
+                body.get("webhooks") or {},
+                body.get("title"),
+                empty=body.get("empty") is True,
+                handovers=body.get("handovers"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise Wrong(400, f"The document cannot be used: {type(exc).__name__} {exc}") from exc
@@ -259,6 +270,63 @@ class Control:
         """Let the rep read a session."""
         self.console.open(self.session(await read(request)))
         return answer(200, {})
+
+    async def accept_session(self, request: web.Request) -> web.StreamResponse:
+        """Let the rep take a session that waits."""
+        self.console.accept(self.session(await read(request)))
+        return answer(200, {})
+
+    async def transfer_session(self, request: web.Request) -> web.StreamResponse:
+        """Let the rep pass a session on."""
+        self.console.transfer(self.session(await read(request)))
+        return answer(200, {})
+
+    async def respond_automatically(self, request: web.Request) -> web.StreamResponse:
+        """Let the channel write by itself."""
+        body = await read(request)
+        conversation = self.org(body).conversations_by_id.get(str(body.get("conversation")))
+        if conversation is None:
+            raise Wrong(404, "There is no such conversation.")
+        return answer(200, {"entry": self.console.respond_automatically(conversation, str(body.get("text")))})
+
+    # the chatbot, the queue, and what an org permits
+
+    async def set_chatbot(self, request: web.Request) -> web.StreamResponse:
+        """Change how late a transcript is, and how an org works; what is not named stays."""
+        body = await read(request)
+        if "lag" in body:
+            self.infobip.chatbot.lag = number(body, "lag")
+        changes = {"queues": "queues", "takesHistory": "takes_history", "tellsEnd": "tells_end"}
+        for name in changes.keys() & body.keys():
+            setattr(self.org(body), changes[name], bool(body[name]))
+        return answer(200, {})
+
+    async def make_conversation(self, request: web.Request) -> web.StreamResponse:
+        """Make a conversation of a chatbot that has been going on, with messages as they are given."""
+        body = await read(request)
+        account = self.account_of(body)
+        phone = self.world.phone(account, str(body.get("from")), str(body.get("to")), body.get("name"))
+        found = self.infobip.chatbot.conversation_of(phone)
+        phone.written_at = now_ms()
+        for each in body.get("messages", []):
+            at = now_ms() - float(each.get("secondsAgo", 0)) * 1000
+            content = each.get("content") or {"text": each.get("text")}
+            said = self.infobip.chatbot.say(found, each.get("author", "CUSTOMER"), each.get("type", "TEXT"), content, at)
+            said.shown_at = at + self.infobip.chatbot.lag * 1000
+        return answer(200, {"conversation": found.id})
+
+    async def hand_over(self, request: web.Request) -> web.StreamResponse:
+        """Let the chatbot call for a person, at once as often as is said."""
+        body = await read(request)
+        found = self.infobip.chatbot.conversations.get(str(body.get("conversation")))
+        if found is None:
+            raise Wrong(404, "There is no such conversation.")
+        found.bot_silent = True
+        calls = [
+            self.infobip.chatbot.call(found, body.get("body"), body.get("token"))
+            for _ in range(int(number(body, "copies", 1)))
+        ]
+        return answer(200, {"answers": [{"status": status, "body": said} for status, said in await asyncio.gather(*calls)]})
 
     def session(self, body: dict[str, Any]) -> Any:
         """Return the session that a request names."""

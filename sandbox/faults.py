@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import asdict, dataclass
 from typing import Any
 
-PLACES = {"login", "interactions", "acknowledgement", "send", "stream", "webhook"}
+PLACES = {"login", "interactions", "acknowledgement", "establish", "history", "send", "conversations", "stream", "webhook"}
 # success_false: the answer's status is a success and its body says otherwise.
 # duplicate: a stream or webhook delivers everything twice; an API refuses an id that it has seen before.
 KINDS = {"status", "timeout_before", "timeout_after", "delay", "trickle", "success_false", "duplicate"}
@@ -13,6 +13,8 @@ MEANINGLESS = {
     ("stream", "success_false"),
     ("login", "duplicate"),
     ("login", "success_false"),
+    ("conversations", "success_false"),
+    ("conversations", "duplicate"),
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import hmac
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from sandbox.answers import LARGEST_BODY, answer, finish, hang
+from sandbox.chatbot import Chatbot
 from sandbox.infobip_account import Target
 from sandbox.infobip_setup import ERRORS, InfobipSetup, caller, check_text, refuse
 from sandbox.journal import now_ms
@@ -89,8 +91,37 @@ def signature_of(target: Target, body: bytes, quality: str) -> dict[str, str]:
     return {"X-Hub-Signature": sign(secret if quality == "good" else secret + "?", body, digest)}
 
 
-def find_violations(body: dict[str, Any], senders: set[str]) -> dict[str, list[str]]:
-    """Check a text message against the published limits; fields that are not published are let pass."""
+def is_template(body: dict[str, Any]) -> bool:
+    """Tell a template from a text."""
+    return isinstance(body.get("content"), dict) and "templateName" in body["content"]
+
+
+def text_of_send(body: dict[str, Any]) -> Any:
+    """Return what a send says: a text, or the name of a template."""
+    content = body.get("content")
+    return content.get("templateName" if is_template(body) else "text") if isinstance(content, dict) else None
+
+
+def find_template_violations(content: dict[str, Any]) -> dict[str, list[str]]:
+    """Check a template's content against the published limits."""
+    found: dict[str, list[str]] = {}
+    check_text(found, "content.templateName", content.get("templateName"), 1, 512, required=True)
+    if "content.templateName" not in found and not re.fullmatch("[a-z0-9_]+", content["templateName"]):
+        found["content.templateName"] = ["must hold lower case letters, digits and underscores only"]
+    check_text(found, "content.language", content.get("language"), 1, 20, required=True)
+    data = content.get("templateData")
+    body = data.get("body") if isinstance(data, dict) else None
+    values = body.get("placeholders") if isinstance(body, dict) else None
+    if not isinstance(values, list) or not all(isinstance(each, str) and each for each in values):
+        found["content.templateData.body.placeholders"] = ["must hold texts, none of them empty"]
+    for n, button in enumerate(data.get("buttons") or [] if isinstance(data, dict) else []):
+        if not isinstance(button, dict) or not isinstance(button.get("type"), str):
+            found[f"content.templateData.buttons[{n}].type"] = ["must not be null"]
+    return found
+
+
+def find_violations(body: dict[str, Any], senders: set[str], *, template: bool) -> dict[str, list[str]]:
+    """Check a message against the published limits; fields that are not published are let pass."""
     found: dict[str, list[str]] = {}
     check_length = functools.partial(check_text, found)
     content = body.get("content")
@@ -108,6 +139,11 @@ def find_violations(body: dict[str, Any], senders: set[str]) -> dict[str, list[s
         found["from"] = ["sender is not registered"]
     if not isinstance(content, dict):
         return found | {"content": ["must not be null"]}
+    notify_url = body.get("notifyUrl")
+    if notify_url and "notifyUrl" not in found and not notify_url.startswith(("http://", "https://")):
+        found["notifyUrl"] = ["must be a URL"]
+    if template:
+        return found | find_template_violations(content)
     check_length("content.text", content.get("text"), 1, 4096, required=True)
     preview = content.get("previewUrl", False)
     if not isinstance(preview, bool):
@@ -116,9 +152,6 @@ def find_violations(body: dict[str, Any], senders: set[str]) -> dict[str, list[s
         preview and "content.text" not in found and not any(scheme in content["text"] for scheme in ("http://", "https://"))
     ):
         found["content.previewUrl"] = ["the text must contain a URL"]
-    notify_url = body.get("notifyUrl")
-    if notify_url and "notifyUrl" not in found and not notify_url.startswith(("http://", "https://")):
-        found["notifyUrl"] = ["must be a URL"]
     context = body.get("context")
     if context is not None and not (isinstance(context, dict) and isinstance(context.get("replyToMessageId"), str)):
         found["context.replyToMessageId"] = ["must not be null"]
@@ -130,6 +163,7 @@ class Infobip:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.chatbot = Chatbot(world, self)
         self.retry_scale = 1.0
         self.reports: dict[str, Any] = {"delivered": 0.3, "seen": 0.5, "auto": True, "form": "whatsapp"}
         self._sent_ids: set[tuple[str, str]] = set()  # API key and messageId
@@ -141,6 +175,8 @@ class Infobip:
         """Return the web application."""
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_post("/whatsapp/1/message/text", self.send_text)
+        self.chatbot.add_routes(app)
+        app.router.add_post("/whatsapp/1/message/template", self.send_template)
         InfobipSetup(self.world).add_routes(app)
         app.router.add_route("*", "/{path:.*}", self.unknown)
         return app
@@ -173,6 +209,14 @@ class Infobip:
 
     async def send_text(self, request: web.Request) -> web.StreamResponse:
         """Send a text: https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-outbound-messages/send-whatsapp-text-message"""
+        return await self.take(request, template=False)
+
+    async def send_template(self, request: web.Request) -> web.StreamResponse:
+        """Send a template, one in a call: https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-outbound-messages/send-whatsapp-template-message"""
+        return await self.take(request, template=True)
+
+    async def take(self, request: web.Request, *, template: bool) -> web.StreamResponse:
+        """Check a send, and carry it to the phone."""
         arrived = now_ms()
         raw = await request.read()
         account = caller(self.world, request)
@@ -183,6 +227,9 @@ class Infobip:
             body = json.loads(raw)
         except ValueError:
             body = None
+        if template:  # the one endpoint whose messages come in a list
+            listed = body.get("messages") if isinstance(body, dict) else None
+            body = listed[0] if isinstance(listed, list) and len(listed) == 1 else None
         if fault and fault.what in ("status", "timeout_before"):
             refusal = fault.status if fault.what == "status" else None
             self.note_failure(account, body, f"Infobip answers {refusal}" if refusal else "Infobip does not answer")
@@ -199,7 +246,7 @@ class Infobip:
             return self.refuse_send(account, body, arrived, 400, {"Accept": ["must be application/json"]})
         if request.content_type != "application/json" or not isinstance(body, dict):
             return self.refuse_send(account, body, arrived, 400, {"body": ["cannot be read"]})
-        if violations := find_violations(body, account.senders):
+        if violations := find_violations(body, account.senders, template=template):
             return self.refuse_send(account, body, arrived, 400, violations)
         message_id = body.get("messageId") or str(uuid.uuid4())
         repeated = (account.api_key, message_id) in self._sent_ids
@@ -220,9 +267,10 @@ class Infobip:
             repeated=repeated or None,
             fault=fault and fault.what,
         )
+        taken = {"to": body["to"], "messageCount": 1, "messageId": message_id, "status": status}
         return await finish(
             request,
-            answer(200, {"to": body["to"], "messageCount": 1, "messageId": message_id, "status": status}),
+            answer(200, {"messages": [taken], "bulkId": str(uuid.uuid4())} if template else taken),
             fault,
         )
 
@@ -240,14 +288,13 @@ class Infobip:
     ) -> None:
         """Write down a send with what can be read of it."""
         body = body if isinstance(body, dict) else {}
-        content = body.get("content")
         self.world.journal.write(
             "infobip",
             kind,
             org=account and account.org.id,
             **{"from": body.get("from"), "to": body.get("to")},
             id=body.get("messageId"),
-            text=content.get("text") if isinstance(content, dict) else None,
+            text=text_of_send(body),
             ms=round(now_ms() - arrived, 2),
             **fields,
         )
@@ -255,23 +302,23 @@ class Infobip:
     def row_of(self, account: Account, body: dict[str, Any], message_id: str) -> Row | None:
         """Return the row of a send on the wire."""
         return self.world.wire.match(
-            inbound=False, org=account.org.id, user=body["to"], text=body["content"]["text"], uuid=message_id
+            inbound=False, org=account.org.id, user=body["to"], text=text_of_send(body), uuid=message_id
         )
 
     def note_failure(self, account: Account | None, body: Any, words: str) -> None:
         """Say on the wire that a send did not get in."""
-        if account and isinstance(body, dict) and not find_violations(body, account.senders):
+        if account and isinstance(body, dict) and not find_violations(body, account.senders, template=is_template(body)):
             row = self.row_of(account, body, body.get("messageId") or "")
             self.world.wire.trouble(row, words, count=True)
 
     async def carry(
         self, account: Account, body: dict[str, Any], message_id: str, arrived: float, *, repeated: bool
     ) -> None:
-        """Bring a message to the phone, then report; outside the 24-hour window only report."""
+        """Bring a message to the phone, then report; outside the 24-hour window only report, but for templates."""
         row = self.row_of(account, body, message_id)
         self.world.wire.mark(row, "arrived", arrived)
         phone = self.world.phone(account, body["to"], body["from"])
-        text = body["content"]["text"]
+        text = text_of_send(body)
         message = PhoneMessage(
             message_id,
             False,
@@ -280,7 +327,7 @@ class Infobip:
             notify_url=body.get("notifyUrl") or "",
             callback_data=body.get("callbackData"),
         )
-        reachable = phone.written_at is not None and now_ms() - phone.written_at < WINDOW
+        reachable = is_template(body) or (phone.written_at is not None and now_ms() - phone.written_at < WINDOW)
         if reachable:
             self.world.show_on_phone(phone, message)
             self.world.wire.mark(row, "shown", message.at)
@@ -400,9 +447,13 @@ class Infobip:
         else:
             result = inbound_whatsapp(phone, message, message_id)
         body = json.dumps({"results": [result], "messageCount": 1, "pendingMessageCount": 0}, ensure_ascii=False).encode()
+        if self.chatbot.leads(phone):
+            self.spawn(self.chatbot.hear(phone, message, message_id, shown.at))
         targets = account.setup.targets_of(phone.sender, text)
         if not targets:
             self.world.wire.trouble(row, "Infobip posts it nowhere: no subscription, or another forwarding", over=True)
+        elif self.chatbot.answers(phone):
+            self.world.wire.trouble(row, None, over=True)  # nobody waits for it: a transcript may show it later
         answers = await asyncio.gather(
             *(
                 self.try_first(account, target, body, "webhook", signature, row, id=message_id, text=text, user=phone.user)

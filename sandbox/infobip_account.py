@@ -119,7 +119,9 @@ class Setup:
     profiles: dict[str, Profile] = field(default_factory=dict)
     securities: dict[str, Security] = field(default_factory=dict)
 
-    def provision(self, numbers: Iterable[Any], senders: set[str], webhook: str, secret: str) -> None:
+    def provision(
+        self, numbers: Iterable[Any], senders: set[str], webhook: str, secret: str, *, chatbot: bool = False
+    ) -> None:
         """Take over what a provision document says; what was set up by other means stays."""
         for item in numbers:
             given = {"number": item} if isinstance(item, str) else item
@@ -131,6 +133,9 @@ class Setup:
             self.profiles[PROVISIONED] = Profile({"webhook": {"notifyUrl": webhook}}, PROVISIONED)
             events = ["INBOUND_MESSAGE", "DELIVERY", "SEEN"]
             self.subscriptions[PROVISIONED] = Subscription("WHATSAPP", events, PROVISIONED)
+            if chatbot:
+                told = ["CONVERSATION_MESSAGE_RECEIVED"]
+                self.subscriptions[f"{PROVISIONED}-chatbot"] = Subscription("CUSTOMER_ENGAGEMENT", told, PROVISIONED)
 
     def accepts_key(self, address: str | None) -> bool:
         """Tell whether the key still holds, and for a caller at this address."""
@@ -151,12 +156,12 @@ class Setup:
             return [Target(forwarding["url"])] if forwarding["type"] == "HTTP_FORWARD" else []
         return self.subscribed("INBOUND_MESSAGE", sender)
 
-    def subscribed(self, event: str, sender: str | None = None) -> list[Target]:
-        """Return where a WhatsApp event goes, of one sender if it is named."""
+    def subscribed(self, event: str, sender: str | None = None, channel: str = "WHATSAPP") -> list[Target]:
+        """Return where an event goes, of one sender if it is named."""
         return [
             self.target(subscription.profile_id)
             for subscription in self.subscriptions.values()
-            if subscription.channel == "WHATSAPP"
+            if subscription.channel == channel
             and event in subscription.events
             and (sender is None or sender in (subscription.more.get("resources") or [sender]))
         ]

@@ -197,6 +197,38 @@ class MessagingChannel(Record):
 
 
 @dataclass(kw_only=True, eq=False)
+class MessagingSession(Record):
+    """What a query sees of a session in the console; made anew for each."""
+
+    prefix = "0Mw"
+    status: str
+    start_time: str
+    end_time: str | None
+    ended_by_type: str | None
+    conversation_id: str
+    messaging_channel_id: str | None
+    messaging_end_user_id: str
+
+
+@dataclass(kw_only=True, eq=False)
+class Conversation(Record):
+    """What a query sees of a session's conversation; made anew for each."""
+
+    prefix = "0dw"
+    conversation_identifier: str
+
+
+@dataclass(kw_only=True, eq=False)
+class MessagingEndUser(Record):
+    """What a query sees of a session's end user; made anew for each."""
+
+    prefix = "0PA"
+    name: str
+    messaging_platform_key: str
+    message_type: str = "Custom"
+
+
+@dataclass(kw_only=True, eq=False)
 class CustomMsgChannel(Record):
     prefix = "17C"
     unique = ("messaging_channel_id",)

@@ -6,6 +6,7 @@ https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -14,15 +15,20 @@ from sandbox import soql
 from sandbox.answers import answer
 from sandbox.callers import DATA, TOOLING, Caller
 from sandbox.definitions import SetupRefused, metadata_of
+from sandbox.ids import record_id as make_id
 from sandbox.journal import now_ms
 from sandbox.oidc import bearer
 from sandbox.records import (
     KINDS,
     RELATIONS,
+    Conversation,
     EntityDefinition,
     FlowDefinitionView,
     Group,
     GroupMember,
+    MessagingChannel,
+    MessagingEndUser,
+    MessagingSession,
     Record,
     shown_fields,
 )
@@ -199,7 +205,12 @@ class Rest:
         table = Table(caller.setup, source, tooling=offered is TOOLING)
         for path in (*query.fields, *query.compared, *(name for name, _ in query.order)):
             table.check(path)
-        rows = self.access(caller, query) if source == "UserRecordAccess" else table.rows()
+        if source == "UserRecordAccess":
+            rows = self.access(caller, query)
+        elif source == "MessagingSession":
+            rows = self.sessions(caller, table)
+        else:
+            rows = table.rows()
         kept = [row for row in rows if query.where is None or query.where(lambda path, row=row: table.value(row, path))]  # type: ignore[misc]
         for path, backwards in reversed(query.order):
             kept.sort(key=lambda row, path=path: str(table.value(row, path) or ""), reverse=backwards)  # type: ignore[misc]
@@ -209,6 +220,31 @@ class Rest:
         url = f"/services/data/v{request.match_info['version']}{'/tooling' if offered is TOOLING else ''}/sobjects"
         records = [] if query.counts else [table.show(row, query.fields, url) for row in kept]
         return {"size": len(records), "totalSize": len(kept), "done": True, "records": records}
+
+    def sessions(self, caller: Caller, table: "Table") -> list[Record]:
+        """Make the records of the org's sessions, and of whom and what they are about."""
+        rows: list[Record] = []
+        for number, each in enumerate(self.world.sessions.values()):
+            talk = each.conversation
+            if talk.org is not caller.org:
+                continue
+            channel = caller.setup.find(MessagingChannel, channel_address_identifier=talk.channel.address)
+            about = Conversation(id=make_id("0dw", number), conversation_identifier=talk.id)
+            user = MessagingEndUser(id=make_id("0PA", number), name=talk.name, messaging_platform_key=talk.user)
+            table.made |= {about.id: about, user.id: user}
+            rows.append(
+                MessagingSession(
+                    id=each.id,
+                    status=each.status,
+                    start_time=written(each.started),
+                    end_time=written(each.ended) if each.ended else None,
+                    ended_by_type="Agent" if each.ended else None,
+                    conversation_id=about.id,
+                    messaging_channel_id=channel.id if channel else None,
+                    messaging_end_user_id=user.id,
+                )
+            )
+        return rows
 
     def access(self, caller: Caller, query: soql.Query) -> list[Record]:
         """Compute what a user may do with records: an administrator all, a member of a queue may read sessions.
@@ -238,11 +274,17 @@ class Rest:
         return list(found)
 
 
+def written(at: float) -> str:
+    """Write a time as the REST API does."""
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
+
+
 class Table:
     """The rows of an object as queries see them."""
 
     def __init__(self, setup: Setup, name: str, *, tooling: bool) -> None:
         self.setup, self.name, self.tooling = setup, name, tooling
+        self.made: dict[str, Record] = {}  # related records that no table keeps, by id
         self.kind: type[Record]
         if name == "FlowDefinition":
             self.kind, self.fields = FlowDefinitionView, FLOW_DEFINITION
@@ -290,7 +332,8 @@ class Table:
         found: Record | None = row
         for relation in relations:
             attribute = shown_fields(type(found))[f"{relation}Id"] if found else ""
-            found = self.setup.by_id(getattr(found, attribute)) if found else None
+            related = getattr(found, attribute) if found else None
+            found = self.made.get(related or "") or self.setup.by_id(related)
         if found is None:
             return None
         if last == "Metadata":

@@ -23,6 +23,7 @@ from sandbox.setup_pages import SetupPages
 from sandbox.world import TICKS, Channel, Conversation, Org, World
 
 LONGEST_ADDRESS = 240
+MOST_HISTORY = 5  # entries of one call
 LARGEST_FILE = 25 * 1024 * 1024
 END_USER_MESSAGES = {"StaticContentMessage", "ChoicesResponseMessage", "FormResponseMessage"}
 MESSAGE_TYPES = END_USER_MESSAGES | {"ChoicesMessage", "FormMessage"}
@@ -70,6 +71,20 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    :raises Refused: if it is none
+    """
+    try:
+        body = json.loads(raw)
+    except ValueError as exc:
+        raise Refused(400, None, "The body cannot be read") from exc
+    if not isinstance(body, dict):
+        raise Refused(400, None, "The body is not an object")
+    return body
+
+
 def is_uuid(value: Any) -> bool:
     """Tell whether a value is a UUID in its usual spelling."""
     try:
@@ -95,6 +110,8 @@ class Salesforce:
         app.router.add_post("/services/oauth2/token", self.token)
         app.router.add_post("/api/v1/interactions", self.service("interactions", self.take_interaction, 202))
         app.router.add_post("/api/v1/acknowledgement", self.service("acknowledgement", self.take_acknowledgements, 200))
+        app.router.add_post("/api/v1/conversation", self.service("establish", self.establish, 202))
+        app.router.add_post("/api/v1/conversationHistory", self.service("history", self.take_history, 202))
         for part in (self.open_id, self.rest, self.metadata, self.pages):
             part.add_routes(app.router)
         return app
@@ -247,7 +264,116 @@ class Salesforce:
             if payload["entryType"] != "Message":
                 return self.take_indicator(org, channel, user, payload, arrived)
             entry, text = check_message(payload)
-        return self.show(org, channel, user, name, entry, text, arrived)
+        return self.show(org, channel, user, name, entry, text, arrived, attributes)
+
+    def establish(self, request: web.Request, raw: bytes, org: Org, arrived: float) -> dict[str, Any]:
+        """Find or begin a conversation, and open a session without a message."""
+        body = read_object(raw)
+        people = body.get("participants")
+        if not isinstance(people, list) or len(people) != 1 or not isinstance(people[0], dict):
+            raise Refused(400, 10053, "Enter exactly one participant.")
+        if people[0].get("role") != "EndUser" or people[0].get("appType") != "custom":
+            raise Refused(400, 10037, "The participant is not an end user of a custom channel.")
+        attributes = body.get("routingAttributes", {})
+        if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
+            raise Refused(400, None, "routingAttributes is not a map of strings")
+        address = {"to": body.get("channelAddressIdentifier"), "from": people[0].get("subject")}
+        channel, user = self.check_addresses(request, org, address)
+        conversation = self.world.conversation(org, channel, user, attributes.get("newEndUserName"))
+        session, new = self.world.session(conversation)
+        self.world.session_changed(session)
+        self.world.journal.write(
+            "salesforce",
+            "establish",
+            **{"from": user, "to": channel.address},
+            org=org.id,
+            conversation=conversation.id,
+            session=session.id,
+            status=202,
+            routing=attributes or None,
+            repeated=None if new else True,
+        )
+        return {"conversationIdentifier": conversation.id, "messagingSessionId": session.id, "success": True}
+
+    def take_history(self, request: web.Request, raw: bytes, org: Org, arrived: float) -> dict[str, Any]:
+        """Take what was said before, where the org permits it.
+
+        :raises Refused: if it does not, or if anything breaks a rule
+        """
+        if not org.takes_history:
+            raise Refused(403, 10057, "The org may not import conversation history.")
+        if request.headers.get("AuthorizationContextType") != "ConversationChannelDefinition":
+            raise Refused(400, 10016, "Enter a valid header.")
+        try:
+            return self.import_history(request, read_object(raw), org)
+        except (LookupError, TypeError, AttributeError) as exc:  # a field is missing, or something else than it should be
+            raise Refused(400, 10078, f"The history payload is not valid: {exc}") from exc
+
+    def import_history(self, request: web.Request, body: dict[str, Any], org: Org) -> dict[str, Any]:
+        """Take at most five entries, of one day, written while their senders were there."""
+        people, entries = body.get("conversationParticipants"), body.get("conversationEntries")
+        if not isinstance(people, list) or not 1 <= len(people) <= 3:
+            raise Refused(400, 10078, "Enter one to three participants.")
+        roles = [each["participant"]["role"] for each in people]
+        if not set(roles) <= {"EndUser", "Chatbot"}:
+            raise Refused(400, 10043, "The role must be Chatbot or EndUser.")
+        if roles.count("EndUser") != 1:
+            raise Refused(400, 10044 if "EndUser" in roles else 10042, "Enter exactly one end user.")
+        if len({each["participant"]["subject"] for each in people}) != len(people):
+            raise Refused(400, 10101, "A participant is there twice.")
+        windows = {}
+        for each in people:
+            bot = each["participant"]["role"] == "Chatbot"
+            if bot != ("leftTime" in each):
+                raise Refused(400, 10066 if bot else 10065, "Only a chatbot has a leftTime.")
+            joined, left = each["joinedTime"], each.get("leftTime", float("inf"))
+            windows[each["participant"]["subject"]] = (joined, left)
+            if joined >= left:
+                raise Refused(400, 10067, "The joinedTime is not before the leftTime.")
+        if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_HISTORY:
+            raise Refused(400, 10078, "Enter one to five entries.")
+        user = next(each["participant"]["subject"] for each in people if each["participant"]["role"] == "EndUser")
+        channel, user = self.check_addresses(request, org, {"to": body.get("channelAddressIdentifier"), "from": user})
+        taken: list[tuple[str, str, float, str]] = []
+        for each in entries:
+            at, subject = each["clientTimestamp"], each["sender"]["subject"]
+            if subject not in windows:
+                raise Refused(400, 10068, "The sender is no participant.")
+            if not windows[subject][0] <= at <= windows[subject][1]:
+                raise Refused(400, 10074, "The entry was not written while its sender was there.")
+            if at < now_ms() - 24 * 3600 * 1000:
+                raise Refused(400, 10046, "The entry is older than a day.")
+            entry, text = check_message(each["entryPayload"])
+            if entry in org.arrived or entry in [known for known, *_ in taken]:
+                raise Refused(400, 10073, "The message id is not unique.")
+            taken.append((entry, text, at, each["sender"]["role"]))
+        request_type = body.get("messagingSession", {}).get("messagingSessionRequestType")
+        conversation = self.world.conversation(org, channel, user)
+        if request_type == "AttachMessagingSession":
+            session = self.world.sessions.get(body["messagingSession"]["payload"].get("sessionId"))
+            if session is None or session.conversation is not conversation or session.status == "Ended":
+                raise Refused(400, 10071, "There is no such session.")
+        elif request_type == "EstablishMessagingSession":
+            session, _ = self.world.session(conversation)
+        else:
+            raise Refused(400, 10072, "Enter a messagingSession.")
+        for entry, text, at, role in taken:
+            org.arrived.add(entry)
+            line = self.world.show_in_console(session, entry, f"{role}: {text}" if role == "Chatbot" else text, mine=False)
+            line.at = at
+            session.order_by_time()  # batches come newest first
+            self.world.journal.write(
+                "salesforce",
+                "history",
+                org=org.id,
+                session=session.id,
+                id=entry,
+                text=text,
+                role=role,
+                timestamp=at,
+                status=202,
+            )
+        return {"conversationIdentifier": conversation.id, "messagingSessionId": session.id, "success": True}
 
     def check_addresses(self, request: web.Request, org: Org, body: dict[str, Any]) -> tuple[Channel, str]:
         """Check to and from.
@@ -269,7 +395,15 @@ class Salesforce:
         return channel, user
 
     def show(
-        self, org: Org, channel: Channel, user: str, name: str | None, entry: str, text: str, arrived: float
+        self,
+        org: Org,
+        channel: Channel,
+        user: str,
+        name: str | None,
+        entry: str,
+        text: str,
+        arrived: float,
+        attributes: dict[str, str],
     ) -> dict[str, Any]:
         """Show an end user's message in the console; a repeated id is shown again, as nothing says that it is not."""
         repeated = entry in org.arrived
@@ -296,6 +430,7 @@ class Salesforce:
             status=202,
             ms=round(now_ms() - arrived, 2),
             repeated=repeated or None,
+            routing=attributes or None,
         )
         return {"conversationIdentifier": conversation.id, "workItemIds": [session.id], "success": True}
 

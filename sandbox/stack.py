@@ -38,6 +38,7 @@ from sandbox import guard
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
+CHATBOT_SENDER = "447700900150"  # of the demo, where a chatbot answers first
 UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
 ALL_PROCESSES = ("web", "worker", "subscriber", "beat")
 START_SECONDS = 60.0
@@ -436,7 +437,9 @@ class Stack:
         self.control("POST", "/control/orgs", {**org, "webhooks": {}})
         result: dict[str, Any] = json.loads(self.manage("provision", "-", input=json.dumps(document)))
         webhooks = {account["name"]: account["webhook"] for account in result["infobipAccounts"]}
-        self.control("POST", "/control/orgs", {**org, "webhooks": webhooks, "frame": result["org"]["setup"]})
+        handovers = {account["name"]: account["handover"] for account in result["infobipAccounts"]}
+        known = {"webhooks": webhooks, "handovers": handovers, "frame": result["org"]["setup"]}
+        self.control("POST", "/control/orgs", {**org, **known})
         return result
 
     def open_empty_org(self, document: dict[str, Any]) -> None:
@@ -498,6 +501,16 @@ def example_documents(salesforce_port: int, infobip_port: int, orgs: int = 1) ->
     ]
 
 
+def demo_document(salesforce_port: int, infobip_port: int) -> dict[str, Any]:
+    """Make the document of a company with a number that a rep answers and one that a chatbot answers first."""
+    (document,) = example_documents(salesforce_port, infobip_port)
+    channel = document["channels"][0]
+    channel["welcomeMessage"] = "Hang tight, an agent will join the chat in just a moment."
+    channel["closingMessage"] = "This conversation has ended. Message us again if you need help."
+    channel["senders"].append({"account": "main", "number": CHATBOT_SENDER, "chatbotFirst": True})
+    return document
+
+
 def empty_document(salesforce_port: int, infobip_port: int) -> dict[str, Any]:
     """Describe a company that has an org and an Infobip account, and nothing of ours in them."""
     salesforce = f"http://{HOST}:{salesforce_port}"
@@ -546,8 +559,6 @@ def _example_document(number: int, name: str, salesforce_port: int, infobip_port
                 "customEventName": "Infobip_Event__e",
                 "customEventTypeField": "EventType__c",
                 "customEventPayloadField": "Payload__c",
-                "welcomeMessage": "Hang tight, an agent will join the chat in just a moment.",
-                "closingMessage": "This conversation has ended. Message us again if you need help.",
                 "senders": [{"account": "main", "number": str(447700900122 + number), "chatbotFirst": False}],
             }
         ],
@@ -595,7 +606,7 @@ def demo(*, check: bool, empty: bool = False) -> int:
                 f"\n  Infobip API key             {document['infobipAccounts'][0]['apiKey']}"
             )
         else:
-            (document,) = example_documents(stack.salesforce_port, stack.infobip_port)
+            document = demo_document(stack.salesforce_port, stack.infobip_port)
             stack.provision(document)
             steps.done("the demo org Acme")
         if check:
@@ -634,6 +645,7 @@ class Check:
             self.outbound("Yes, I am.", conversation, "Read")
             self.stack.control("POST", "/control/streams/cut", {})
             self.outbound("It arrives tomorrow.", conversation, "Read", after="a cut of the stream")
+            self.hand_over()
         except StackError as exc:
             print(f"  FAILED: {exc}", flush=True)
             for name in self.stack.children:
@@ -661,6 +673,21 @@ class Check:
         for state in states:
             self.wait("acknowledgement", id=entry, text=state)
             self.say(f"and the console shows it {state.lower()}", began)
+
+    def hand_over(self) -> None:
+        """Talk with the chatbot until it hands over, and end what comes of it."""
+        began = time.monotonic()
+        user = "385991234560"
+        for text in ("Hi", "Talk to a person"):
+            message = {"from": user, "to": CHATBOT_SENDER, "name": "Marta Vidal", "text": text}
+            self.stack.control("POST", "/control/phone/messages", message)
+        last = self.wait("interaction", **{"from": user}, text="\u25b8 End of the conversation with the chatbot")
+        self.say("the chatbot handed over, and the console shows what was said", began)
+        began = time.monotonic()
+        self.stack.control("POST", "/control/console/end", {"session": last["session"]})
+        self.wait("send", to=user, text="This conversation has ended. Message us again if you need help.")
+        self.wait("conversation_closed", org=self.org)
+        self.say("the rep ended the session, the phone shows the farewell, and the chatbot is back", began)
 
     def wait(self, kind: str, **facts: object) -> dict[str, Any]:
         deadline = time.monotonic() + 30

@@ -48,6 +48,8 @@ class Account:
     webhook: str
     senders: set[str]
     org: "Org"
+    handover: str = ""  # where the chatbot's Call API step goes
+    handover_token: str = ""
     setup: Setup = field(default_factory=Setup)
 
 
@@ -78,8 +80,14 @@ class Session:
     conversation: "Conversation"
     started: float
     status: str = "Active"
+    rep: str = ""  # who works on it, where reps accept by hand
+    ended: float = 0.0
     unread: int = 0
     messages: deque[ConsoleMessage] = field(default_factory=lambda: deque(maxlen=SHOWN_MESSAGES))
+
+    def order_by_time(self) -> None:
+        """Put lines that were written earlier and came later into their place."""
+        self.messages = deque(sorted(self.messages, key=lambda message: message.at), maxlen=SHOWN_MESSAGES)
 
     def describe(self) -> dict[str, Any]:
         """Return the session as the page draws it."""
@@ -91,6 +99,7 @@ class Session:
             "user": conversation.user,
             "name": conversation.name,
             "status": self.status,
+            "rep": self.rep,
             "unread": self.unread,
             "messages": [message.describe() for message in self.messages],
         }
@@ -117,12 +126,14 @@ class PhoneMessage:
     text: str
     at: float
     state: str = "sent"
+    choices: list[str] = field(default_factory=list)  # buttons of a chatbot's question
     notify_url: str = ""  # for what it received: where its reports go
     callback_data: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the message as the page draws it."""
-        return {"id": self.id, "mine": self.mine, "text": self.text, "at": self.at, "state": self.state}
+        shown = {"id": self.id, "mine": self.mine, "text": self.text, "at": self.at, "state": self.state}
+        return {**shown, "choices": self.choices} if self.choices else shown
 
 
 @dataclass(eq=False)
@@ -163,10 +174,22 @@ class Org:
         self.accounts: dict[str, Account] = {}
         self.channels: dict[str, Channel] = {}
         self.contexts: set[str] = set()
+        self.chatbot_first: set[str] = set()
+        self.queues = False  # sessions wait until a rep accepts them, instead of being active at once
+        self.takes_history = False  # the history of a conversation may be imported
+        self.tells_end = True  # an event says that a session ended, which Salesforce does not promise
         self.setup: setup_org.Setup
         self._born_of: Any = None
 
-    def configure(self, document: dict[str, Any], webhooks: dict[str, str], title: str | None, *, empty: bool) -> None:
+    def configure(
+        self,
+        document: dict[str, Any],
+        webhooks: dict[str, str],
+        title: str | None,
+        *,
+        empty: bool,
+        handovers: dict[str, str] | None = None,
+    ) -> None:
         """Take over a provision document; what was said so far stays, and the set-up too unless the document changed.
 
         :param empty: the org is fresh, and the document tells its name, its hosts and the numbers of its accounts
@@ -187,17 +210,28 @@ class Org:
         known = self.accounts
         self.accounts = {
             item["name"]: Account(
-                item["name"], item["apiKey"], item.get("webhookSecret", ""), webhooks.get(item["name"], ""), set(), self
+                item["name"],
+                item["apiKey"],
+                item.get("webhookSecret", ""),
+                webhooks.get(item["name"], ""),
+                set(),
+                self,
+                (handovers or {}).get(item["name"], ""),
+                item.get("handoverToken", ""),
             )
             for item in document["infobipAccounts"]
         }
         self._senders = {item["channelAddressIdentifier"]: [s["number"] for s in item["senders"]] for item in channels}
         for sender in (sender for item in channels for sender in item["senders"]):
             self.accounts[sender["account"]].senders.add(sender["number"])
+            (self.chatbot_first.add if sender.get("chatbotFirst") else self.chatbot_first.discard)(sender["number"])
         for item in document["infobipAccounts"]:
             account = self.accounts[item["name"]]
             account.setup = known[account.name].setup if account.name in known else account.setup
-            account.setup.provision(item.get("numbers", []), account.senders, account.webhook, account.secret)
+            chatbot = bool(account.senders & self.chatbot_first)
+            account.setup.provision(
+                item.get("numbers", []), account.senders, account.webhook, account.secret, chatbot=chatbot
+            )
             account.senders = account.setup.senders()
         self.follow_setup()
 
@@ -274,13 +308,21 @@ class World:
         self.org_added = asyncio.Event()
         self._numbers = itertools.count(int(now_ms()) * 1000)
 
-    def add_org(self, document: dict[str, Any], webhooks: dict[str, str], title: str | None, *, empty: bool = False) -> Org:
+    def add_org(
+        self,
+        document: dict[str, Any],
+        webhooks: dict[str, str],
+        title: str | None,
+        *,
+        empty: bool = False,
+        handovers: dict[str, str] | None = None,
+    ) -> Org:
         """Add an org or replace what it is made of."""
         org_id = document["org"]["orgId"]
         if len(org_id) != 18 or with_checksum(org_id[:15]) != org_id:
             raise ValueError("orgId is not a valid id of 18 characters")
         org = self.orgs.get(org_id) or Org(org_id)
-        org.configure(document, webhooks, title, empty=empty)
+        org.configure(document, webhooks, title, empty=empty, handovers=handovers)
         self.orgs[org_id] = org
         self.by_api_key = {a.api_key: a for each in self.orgs.values() for a in each.accounts.values()}
         for phone in self.phones.values():
@@ -323,9 +365,11 @@ class World:
 
     def session(self, conversation: Conversation) -> tuple[Session, bool]:
         """Return the open session of a conversation, and whether it is new."""
-        if conversation.session and conversation.session.status == "Active":
+        if conversation.session and conversation.session.status != "Ended":
             return conversation.session, False
         session = Session(record_id("0Mw", next(self._numbers)), conversation, now_ms())
+        if conversation.org.queues:
+            session.status = "Waiting"
         self.sessions[session.id] = conversation.session = session
         return session, True
 

@@ -82,6 +82,18 @@ def old_secret_used_at(account_id: int) -> str:
     return found if isinstance(found, str) else ""
 
 
+def note_automatic(channel_id: int) -> None:
+    """Note that a channel's own automatic response came: Salesforce tells nobody beforehand that it sends some."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    remember(lambda redis: redis.set(f"connector:automatic:{channel_id}", now, ex=REFUSALS_KEPT_SECONDS), otherwise=None)
+
+
+def automatic_seen_at(channel_id: int) -> str:
+    """Say when an automatic response of a channel came last; empty if none did within the last days."""
+    found = remember(lambda redis: redis.get(f"connector:automatic:{channel_id}"), otherwise=None)
+    return found if isinstance(found, str) else ""
+
+
 def allowed(what: str, most: int) -> bool:
     """Count a use within this hour, and tell whether it is still one of so many; while Redis is down, all are."""
     key = f"connector:uses:{what}:{datetime.now(UTC):%Y-%m-%dT%H}"

@@ -3,11 +3,15 @@
 The pages of set-up call these; each changes one thing, says who did it, and raises what is wrong with its remedy.
 """
 
+import hashlib
+import json
 import re
 import secrets
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -218,7 +222,7 @@ def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
         known = orgs.exists()
         if not known:  # another browser may prove the same org just now: then it is there when this returns
             Org.objects.bulk_create([Org(salesforce_id=long_id, name=name[:200] or "your org")], ignore_conflicts=True)
-        org = orgs.select_for_update().get()
+        org = orgs.select_for_update(no_key=True).get()  # rows that point at it may be written meanwhile
         way = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
         way.base_url, way.scrt_url = draft.base_url, scrt_url_of(draft.base_url)
         way.consumer_key, way.username = draft.consumer_key, draft.username
@@ -350,25 +354,95 @@ def _plain_field(name: object, event: str) -> str:
     return str(name or "").removeprefix(f"{event}.")
 
 
-def keep_channel(org: Org, found: FoundChannel, *, context: str, welcome: str, closing: str, who: str) -> Channel:
-    """Keep a channel that was found, or what was changed about it."""
+# what a new channel says, until somebody changes it
+WELCOME = "Hang tight, an agent will join the chat in just a moment."
+CLOSING = "This conversation has ended. Message us again if you need help."
+
+
+def keep_channel(org: Org, found: FoundChannel, *, context: str, who: str) -> Channel:
+    """Keep a channel that was found, or what was changed about it; its texts stay as they are."""
+    values = {
+        "name": found.name,
+        "developer_name": found.developer_name,
+        "authorization_context": context,
+        "custom_event_name": found.event,
+        "custom_event_type_field": found.event_type_field,
+        "custom_event_payload_field": found.event_payload_field,
+    }
     with transaction.atomic():
         channel, created = Channel.objects.update_or_create(
             org=org,
             channel_address_identifier=found.address,
-            defaults={
-                "name": found.name,
-                "developer_name": found.developer_name,
-                "authorization_context": context,
-                "custom_event_name": found.event,
-                "custom_event_type_field": found.event_type_field,
-                "custom_event_payload_field": found.event_payload_field,
-                "welcome_message": welcome,
-                "closing_message": closing,
-            },
+            defaults=values,
+            create_defaults=values | {"welcome_message": WELCOME, "closing_message": CLOSING},
         )
         org.note(who, "added a channel" if created else "changed a channel", channel.name)
     return channel
+
+
+Changes = Mapping[str, tuple[Any, Any]]  # by field: what somebody saw, and what they want
+
+MEANWHILE = "Somebody else changed this meanwhile. Save again to keep yours, or open the page anew to see theirs."
+
+
+def change_texts(org: Org, channel_id: int, changes: Changes, *, who: str) -> None:
+    """Keep what somebody changed about a channel's texts and hand-over, and leave what others changed since.
+
+    :raises SetupProblem: at each field that somebody else has changed to another value; nothing is kept then
+    """
+    with transaction.atomic():
+        channel = org.channels.select_for_update().get(pk=channel_id)
+        kept = {name: getattr(channel, name) for name in changes}
+        wanted = _wanted(kept, changes)
+        if wanted.get("language") in channel.translations:
+            raise SetupProblem({"language": "There is a translation into this language. Remove it first."})
+        if wanted:
+            for name, value in wanted.items():
+                setattr(channel, name, value)
+            channel.save(update_fields=list(wanted))
+            what = ", ".join(name.replace("_", " ") for name in wanted)
+            org.note(who, "changed the texts or the hand-over of a channel", f"{channel.name}: {what}")
+
+
+def _wanted(kept: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    wanted = {name: new for name, (_, new) in changes.items() if new != kept.get(name, "")}
+    if meanwhile := {name: MEANWHILE for name in wanted if changes[name][0] != kept.get(name, "")}:
+        raise SetupProblem(meanwhile)
+    return wanted
+
+
+def change_translation(org: Org, channel_id: int, language: str, changes: Changes, *, who: str, new: bool = False) -> None:
+    """Keep what somebody changed about a channel's texts in a language, or those in a new one.
+
+    :raises SetupProblem: if somebody else has changed them meanwhile, or the language is the channel's own
+    """
+    with transaction.atomic():
+        channel = org.channels.select_for_update().get(pk=channel_id)
+        kept: dict[str, str] = channel.translations.get(language, {})
+        if language == channel.language:
+            raise SetupProblem({"language": "The texts above are in this language already."})
+        if new and kept and any(wanted != kept.get(name, "") for name, (_, wanted) in changes.items()):
+            raise SetupProblem({"language": "There are texts in this language already. Change those."})
+        if wanted := {} if new and kept else _wanted(kept, changes):
+            channel.translations[language] = {name: text for name, text in (kept | wanted).items() if text}
+            channel.save(update_fields=["translations"])
+            org.note(who, "added a translation" if new else "changed a translation", f"{channel.name}: {language}")
+
+
+def remove_translation(org: Org, channel_id: int, language: str, *, who: str) -> None:
+    """Drop a channel's texts in a language: its end users read the channel's own."""
+    with transaction.atomic():
+        channel = org.channels.select_for_update().get(pk=channel_id)
+        if channel.translations.pop(language, None) is not None:
+            channel.save(update_fields=["translations"])
+            org.note(who, "removed a translation", f"{channel.name}: {language}")
+
+
+def follow_session_changes(org: Org, on: bool, *, who: str) -> None:
+    """Say whether the org publishes changes of its messaging sessions, so that we listen to them."""
+    with transaction.atomic():
+        if SalesforceConnection.objects.filter(org=org, session_changes=not on).update(session_changes=on):
+            org.note(who, "let us follow session changes" if on else "ended following session changes")
 
 
 def infobip_setup(account: InfobipAccount) -> SetupClient:
@@ -475,6 +549,33 @@ def change_webhook_secret(account: InfobipAccount, *, who: str) -> None:
             mine.previous_webhook_secret, mine.webhook_secret = mine.webhook_secret, secrets.token_urlsafe(32)
             mine.save(update_fields=["previous_webhook_secret", "webhook_secret", "updated_at"])
             mine.org.note(who, "made a new webhook secret", mine.name)
+
+
+def digest_of_token(account: InfobipAccount) -> str:
+    """Name a hand-over token without telling it."""
+    return hashlib.sha256(account.handover_token.encode()).hexdigest()
+
+
+def change_handover_token(account: InfobipAccount, *, seen: str, who: str) -> None:
+    """Make another hand-over token; the present one ends at once.
+
+    :param seen: the digest of the one that is to end: who presses twice ends one only
+    """
+    with transaction.atomic():
+        mine = InfobipAccount.objects.select_for_update().get(pk=account.pk)
+        if digest_of_token(mine) == seen:
+            mine.handover_token = secrets.token_urlsafe(32)
+            mine.save(update_fields=["handover_token", "updated_at"])
+            mine.org.note(who, "made a new hand-over token", mine.name)
+
+
+def handover_body(channel: Channel) -> str:
+    """Give the body of a chatbot's call, with Infobip's placeholders, for an administrator to copy.
+
+    https://www.infobip.com/docs/answers/chatbot-elements/core-elements
+    """
+    fields = dict.fromkeys(("conversationId", "senderNumber", "customerName", "language", *channel.routing_attributes))
+    return json.dumps({name: f"{{{{{name}}}}}" for name in fields}, indent=2)
 
 
 def retire_old_secret(account: InfobipAccount, *, who: str) -> None:
@@ -597,6 +698,9 @@ class AccountSenders:
     senders: list[SenderView]
     listed: bool  # else they are typed in
     problem: str
+    bodies: dict[str, str]  # of the call by which a chatbot hands over, with the numbers that each is for
+    told_of_chatbots: bool | None  # whether a subscription to their conversations comes to us; None: not known
+    token_digest: str
 
 
 def describe_senders(account: InfobipAccount) -> AccountSenders:
@@ -617,7 +721,20 @@ def describe_senders(account: InfobipAccount) -> AccountSenders:
         )
         for number in sorted(known.keys() | chosen.keys())
     ]
-    return AccountSenders(account, views, may_list, problem)
+    bodies: dict[str, str] = {}
+    for number, sender in sorted(chosen.items()):
+        if sender.chatbot_first:
+            body = handover_body(sender.channel)
+            bodies[body] = f"{bodies[body]}, +{number}" if body in bodies else f"+{number}"
+    told = _told_of_chatbots(client) if bodies else None
+    return AccountSenders(account, views, may_list, problem, bodies, told, digest_of_token(account))
+
+
+def _told_of_chatbots(client: SetupClient) -> bool | None:
+    try:
+        return any(set(CHATBOT_EVENTS) <= each.events for each in client.subscriptions("CUSTOMER_ENGAGEMENT"))
+    except ApiError:
+        return None
 
 
 def _bypass(client: SetupClient, number: str, chosen: dict[str, Sender]) -> str:

@@ -10,20 +10,23 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.utils import timezone
 
 from connector.events import UnexpectedPayload
 from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
-from connector.infobip.setup import SetupClient
+from connector.infobip.setup import ApiKey, SetupClient
+from connector.salesforce import platform_events
 from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.rest import OLDEST_VERSION, Field, Limit, RestClient, soql_text
 from tenants import connecting
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.broker import automatic_seen_at, old_secret_used_at, refusals_today
 from tenants.installation import LICENCES
-from tenants.models import Channel, Checkup, InfobipAccount, Org
+from tenants.models import Channel, Checkup, InfobipAccount, Org, SalesforceConnection, TranscriptForm
 from tenants.onboarding import SetupProblem
 from tenants.tenancy import every_org, org_scope
 
@@ -67,6 +70,7 @@ class Facts:
     def __init__(self, org: Org) -> None:
         self.org = org
         self.way = org.salesforce
+        self._keys: dict[int, list[ApiKey]] = {}
 
     @cached_property
     def token(self) -> AccessToken:
@@ -153,6 +157,25 @@ class Facts:
     @cached_property
     def infobip(self) -> dict[int, SetupClient]:
         return {account.pk: connecting.infobip_setup(account) for account in self.accounts}
+
+    def may_read(self, event: str) -> bool | None:
+        """Whether the integration user may read an event's stream; None: there is none."""
+        return platform_events.may_subscribe(
+            self.way.pubsub_endpoint or settings.SALESFORCE_PUBSUB_ENDPOINT,
+            f"/event/{event}",
+            self.organization,
+            self.token,
+            plaintext=settings.ALLOW_LOCAL_UPSTREAMS,
+        )
+
+    def own_keys(self, account: InfobipAccount) -> list[ApiKey]:
+        """What an account tells of the key that we use."""
+        if account.pk not in self._keys:
+            enabled = [key for key in self.infobip[account.pk].api_keys() if key.enabled]
+            # Infobip may keep the keys' secrets to itself: then only a single one is certainly ours
+            ours = [key for key in enabled if key.ours] or (enabled if len(enabled) == 1 else [])
+            self._keys[account.pk] = ours
+        return self._keys[account.pk]
 
     def setup_page(self, path: str) -> str:
         return f"{connecting.setup_host(self.way.base_url)}/lightning/setup/{path}"
@@ -376,7 +399,7 @@ def event_is_there(facts: Facts) -> Iterator[Finding]:
         wanted = {channel.custom_event_type_field, channel.custom_event_payload_field}
         missing = wanted - set(fields or {})
         found = (
-            "not there"
+            "not there, or hidden from our user"
             if fields is None
             else f"without {', '.join(sorted(missing))}"
             if missing
@@ -390,6 +413,25 @@ def event_is_there(facts: Facts) -> Iterator[Finding]:
             "What reps write leaves Salesforce as this event.",
             "Install the package under “Set up the BYOC connection”." if missing else "",
             facts.setup_page("EventObjects/home") if missing else "",
+        )
+
+
+@register("Stream of the platform event")
+def stream_may_be_read(facts: Facts) -> Iterator[Finding]:
+    for event in sorted({channel.custom_event_name for channel in facts.channels}):
+        may = facts.may_read(event)
+        yield Finding(
+            f"Stream of {event}",
+            state(bool(may)),
+            "may be read" if may else "there is no such stream" if may is None else "our user may not read it",
+            "a stream that the integration user may read",
+            "By it reps' messages come to us.",
+            ""
+            if may
+            else "Install the package under “Set up the BYOC connection”."
+            if may is None
+            else "Assign the permission set Infobip_Connector to the integration user, or give it Read on the event.",
+            "" if may else facts.setup_page("EventObjects/home" if may is None else "PermSets/home"),
         )
 
 
@@ -599,6 +641,48 @@ def receipts_are_on(facts: Facts) -> Iterator[Finding]:
         )
 
 
+@register("Texts that are sent twice")
+def texts_are_not_doubled(facts: Facts) -> Iterator[Finding]:
+    """Salesforce tells no API which automatic responses a channel has: those that came are what is known."""
+    for channel in facts.channels:
+        ours = [name for name, text in (("welcome", channel.welcome_message), ("closing", channel.closing_message)) if text]
+        seen = automatic_seen_at(channel.pk)
+        good = not (ours and channel.forward_automatic and seen)
+        yield Finding(
+            f"Texts of {channel.name}",
+            state(good, State.WARNING),
+            "sent once"
+            if good
+            else f"our {' and '.join(ours)}, and the channel's own automatic responses (the last one at {seen})",
+            "either our texts or the channel's automatic responses",
+            "With both, customers are greeted twice.",
+            ""
+            if good
+            else "Switch the automatic responses of the channel off in Messaging Settings, or under “Texts and hand-over” "
+            "empty our texts or send on no automatic responses.",
+            "" if good else facts.setup_page("LiveMessageSetup/home"),
+        )
+
+
+@register("Conversation history")
+def history_may_be_imported(facts: Facts) -> Iterator[Finding]:
+    for channel in facts.channels:
+        if channel.transcript != TranscriptForm.NATIVE:
+            continue
+        refused = facts.way.history_refused_at
+        yield Finding(
+            f"Conversation history of {channel.name}",
+            state(refused is None, State.WARNING),
+            f"refused by Salesforce on {refused:%d %B %Y}" if refused else "chosen, and not refused",
+            "an org that may import history",
+            "Until then reps see what was said with the chatbot as one message per line.",
+            "Choose another form under “Texts and hand-over”; or, once Salesforce permits it, let us try it again."
+            if refused
+            else "",
+            fix="history" if refused else "",
+        )
+
+
 # Salesforce: routing and people
 
 
@@ -774,10 +858,7 @@ def key_works(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
 
 @register_for_accounts("Life of Infobip's API key")
 def key_lasts(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
-    enabled = [key for key in facts.infobip[account.pk].api_keys() if key.enabled]
-    # Infobip may keep the keys' secrets to itself: then only a single one is certainly ours
-    ours = [key for key in enabled if key.ours] or (enabled if len(enabled) == 1 else [])
-    for key in ours:
+    for key in facts.own_keys(account):
         if key.valid_to is None:
             continue
         days = (key.valid_to - datetime.now(UTC)).days
@@ -790,6 +871,37 @@ def key_lasts(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
             "When it ends, reps cannot answer any more.",
             "" if good else "Make a new key in Infobip's portal, and enter it under “Add Infobip accounts”.",
         )
+
+
+@register_for_accounts("Addresses of Infobip's API key")
+def key_is_open_to_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
+    ours = settings.OUTBOUND_ADDRESSES
+    for key in facts.own_keys(account):
+        allowed = key.allowed_addresses
+        outside = [each for each in ours if not _is_among(each, allowed)]
+        good = not allowed or (bool(ours) and not outside)
+        yield Finding(
+            f"Addresses of the API key of {account.name}",
+            state(good, State.BAD if outside else State.WARNING),
+            f"only {', '.join(allowed)}" if allowed else "any",
+            f"any, or at least {', '.join(ours)}" if ours else "any",
+            "From an address that is not listed every call is refused, and reps cannot answer.",
+            ""
+            if good
+            else f"Add {', '.join(outside)} to the key's addresses in Infobip's portal."
+            if outside
+            else "Take the list off the key in Infobip's portal: the addresses that we call from may change at any time.",
+        )
+
+
+def _is_among(address: str, allowed: Iterable[str]) -> bool:
+    for each in allowed:
+        try:
+            if ip_address(address) in ip_network(each, strict=False):
+                return True
+        except ValueError:  # a form that we do not know
+            continue
+    return False
 
 
 @register_for_accounts("Subscription to WhatsApp events")
@@ -912,6 +1024,21 @@ def chatbots_tell_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]
     )
 
 
+@register_for_accounts("Hand-over of chatbots")
+def chatbots_may_hand_over(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
+    if not account.senders.filter(chatbot_first=True).exists():
+        return
+    good = bool(account.handover_token)
+    yield Finding(
+        f"Hand-over token of {account.name}",
+        state(good),
+        "there" if good else "none",
+        "a token, in the chatbot's Call API step",
+        "A chatbot's call without it is refused, and nobody is handed over.",
+        "" if good else "Make one under “Select senders”, and put it into the step.",
+    )
+
+
 # at our door
 
 
@@ -958,6 +1085,8 @@ def fix(org: Org, name: str, about: str, *, who: str) -> None:
             if account is None:
                 return
             connecting.subscribe(account, who=who)
+        elif name == "history":
+            SalesforceConnection.objects.filter(org=org).update(history_refused_at=None)
         elif name == "service user":
             facts.rest.update("User", str(facts.user["Id"]), {"UserPermissionsSupportUser": True})
         elif name == "join":

@@ -5,6 +5,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -44,6 +45,11 @@ class Org(models.Model):
         """Give the address of the wizard, for the frame in Salesforce."""
         return f"{settings.PUBLIC_URL}/e/{self.handle}/"
 
+    @property
+    def panel_url(self) -> str:
+        """Give the address of the reps' templates panel, for the frame beside a conversation."""
+        return f"{settings.PUBLIC_URL}/e/{self.handle}/templates"
+
     def note(self, who: str, what: str, detail: str = "") -> None:
         """Write down who changed what; never a secret."""
         AuditEntry.objects.create(org=self, who=who[:200], what=what[:200], detail=detail[:1000])
@@ -62,6 +68,12 @@ class SalesforceConnection(models.Model):
     certificate = models.TextField(blank=True, help_text="ours, in PEM form; empty if the customer made the key")
     next_private_key = EncryptedField(blank=True, default="", help_text="of a change of keys that is under way")
     next_certificate = models.TextField(blank=True)
+    history_refused_at = models.DateTimeField(
+        null=True, blank=True, help_text="when Salesforce said that this org may not import history"
+    )
+    session_changes = models.BooleanField(
+        default=False, help_text="the org publishes changes of Messaging Session (Change Data Capture)"
+    )
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -114,6 +126,10 @@ class InfobipAccount(models.Model):
     previous_webhook_secret = EncryptedField(blank=True, default="", help_text="still accepted after a change")
     signature_header = models.CharField(max_length=100, blank=True)
     handover_token = EncryptedField(blank=True, default="")
+    handover_without_token = models.BooleanField(
+        default=False,
+        help_text="take a chatbot's call without its token, for a conversation that a signed event told of before",
+    )
     capabilities = models.JSONField(default=dict, blank=True, help_text="what its API key may do, by name")
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -158,6 +174,28 @@ class InfobipAccount(models.Model):
         self.base_url = check_address(url, service="Infobip", hosts=INFOBIP_HOSTS, allow_local=allow_local)
 
 
+class WelcomeWhen(models.TextChoices):
+    """When the welcome is sent."""
+
+    OPENED = "opened", "As soon as the session opens"
+    JOINED = "joined", "When the first rep joins"
+
+
+class TranscriptForm(models.TextChoices):
+    """How a rep sees what was said with the chatbot."""
+
+    LINES = "lines", "One message per line"
+    COMPACT = "compact", "One compact transcript"
+    NATIVE = "native", "Salesforce's conversation history"
+
+
+class AtEnd(models.TextChoices):
+    """What becomes of the Infobip conversation when its session ends."""
+
+    CLOSE = "close", "Is closed: the chatbot starts anew"
+    LEAVE = "leave", "Is left as it is"
+
+
 class Channel(models.Model):
     """One messaging channel of an org, as Salesforce knows it."""
 
@@ -171,8 +209,29 @@ class Channel(models.Model):
     custom_event_name = models.CharField(max_length=100)
     custom_event_type_field = models.CharField(max_length=100)
     custom_event_payload_field = models.CharField(max_length=100)
-    welcome_message = models.TextField(blank=True)
-    closing_message = models.TextField(blank=True)
+    language = models.CharField(max_length=10, default="en", help_text="of the texts that follow, such as en or pt-br")
+    welcome_message = models.TextField(blank=True, help_text="when a session begins; empty: none")
+    welcome_when = models.CharField(max_length=10, choices=WelcomeWhen.choices, default=WelcomeWhen.OPENED)
+    closing_message = models.TextField(blank=True, help_text="when a session ends; empty: none")
+    out_of_hours_message = models.TextField(blank=True, help_text="instead of the welcome, out of business hours")
+    translations = models.JSONField(
+        default=dict, blank=True, help_text="by language: the texts welcome, closing and out_of_hours"
+    )
+    time_zone = models.CharField(max_length=60, default="UTC", help_text="of the business hours")
+    business_hours = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="mon to sun: from and to, such as 09:00 and 17:00; empty: always open",
+    )
+    forward_automatic = models.BooleanField(
+        "forward automatic responses", default=True, help_text="send on what Salesforce itself writes to an end user"
+    )
+    transcript = models.CharField(max_length=10, choices=TranscriptForm.choices, default=TranscriptForm.LINES)
+    chatbot_name = models.CharField(max_length=50, default="Bot", help_text="begins the chatbot's lines in a transcript")
+    routing_attributes = models.JSONField(
+        default=dict, blank=True, help_text="field of the hand-over call: custom parameter of the messaging channel"
+    )
+    at_end = models.CharField(max_length=10, choices=AtEnd.choices, default=AtEnd.CLOSE)
     show_failures = models.BooleanField(default=True, help_text="tell the rep in the conversation what did not arrive")
 
     class Meta:
@@ -244,6 +303,42 @@ class WebSession(models.Model):
         """Tell whether it was left alone too long, or is as old as a session may be."""
         now = timezone.now()
         return now - self.seen_at > IDLE or now - self.created_at > LONGEST_SESSION
+
+
+class ApiToken(models.Model):
+    """By which a customer's own systems call our API; only a hash of it is kept."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=100)
+    scopes = ArrayField(models.CharField(max_length=40))
+    token_hash = models.CharField(max_length=64, unique=True)
+    prefix = models.CharField(max_length=12, help_text="its first characters, by which people know it")
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.CharField(max_length=200)
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="some minutes exact")
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}…"
+
+
+class ApiCall(models.Model):
+    """A call of our API that named an idempotency key: what it began, and its answer once it succeeded."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="api_calls")
+    key = models.CharField(max_length=255)
+    body_hash = models.CharField(max_length=64)
+    message_uuid = models.UUIDField(null=True, blank=True, help_text="of the template that it queued")
+    answer = models.JSONField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    leased_until = models.DateTimeField(null=True, blank=True, help_text="a process works on it; empty: none does")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "key"], name="api_call_once")]
+        indexes = [models.Index(fields=["org", "created_at"], name="api_call_age")]
+
+    def __str__(self) -> str:
+        return f"API call {self.pk}"
 
 
 class Draft(models.Model):

@@ -9,7 +9,17 @@ from django.db import transaction
 from rest_framework import serializers
 
 from connector.http import AddressRefused
-from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
+from tenants import texts
+from tenants.models import (
+    AtEnd,
+    Channel,
+    InfobipAccount,
+    Org,
+    SalesforceConnection,
+    Sender,
+    TranscriptForm,
+    WelcomeWhen,
+)
 from tenants.tenancy import every_org
 
 SMALLEST_KEY = 2048  # bits; Salesforce takes RS256 only
@@ -35,6 +45,7 @@ class _OrgSerializer(serializers.Serializer[Any]):
     consumerKey = serializers.CharField(max_length=300)
     username = serializers.CharField(max_length=200)
     privateKey = serializers.CharField()
+    sessionChanges = serializers.BooleanField(required=False, default=False)
 
     def validate_orgId(self, value: str) -> str:
         return value if len(value) == 18 else long_org_id(value)
@@ -56,6 +67,7 @@ class _AccountSerializer(serializers.Serializer[Any]):
     webhookSecret = serializers.CharField(max_length=255, trim_whitespace=False)
     signatureHeader = serializers.RegexField(r"^[A-Za-z0-9-]+$", max_length=100, required=False, default="")
     handoverToken = serializers.CharField(max_length=255, required=False, allow_blank=True, default="")
+    handoverWithoutToken = serializers.BooleanField(required=False, default=False)
 
 
 class _SenderSerializer(serializers.Serializer[Any]):
@@ -70,6 +82,28 @@ class _SenderSerializer(serializers.Serializer[Any]):
         return digits
 
 
+class _TextField(serializers.CharField):
+    """A text to end users; absent or empty: none."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, allow_blank=True, default="", max_length=texts.LONGEST_TEXT)
+
+
+class _LanguageField(serializers.RegexField):
+    def __init__(self, **kwargs: Any) -> None:
+        words = "Give a language's code, such as en or pt-br."
+        super().__init__(r"^[a-z]{2,3}(-[a-z0-9]{2,6})?$", max_length=10, error_messages={"invalid": words}, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        return texts.tag(str(super().to_internal_value(data)))
+
+
+class _TranslationSerializer(serializers.Serializer[Any]):
+    welcome = _TextField()
+    closing = _TextField()
+    outOfHours = _TextField()
+
+
 class _ChannelSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=200)
     developerName = serializers.CharField(max_length=100)
@@ -82,9 +116,58 @@ class _ChannelSerializer(serializers.Serializer[Any]):
     )
     customEventTypeField = serializers.CharField(max_length=100)
     customEventPayloadField = serializers.CharField(max_length=100)
-    welcomeMessage = serializers.CharField(required=False, allow_blank=True, default="", max_length=4096)
-    closingMessage = serializers.CharField(required=False, allow_blank=True, default="", max_length=4096)
+    language = _LanguageField(required=False, default="en")
+    welcomeMessage = _TextField()
+    welcomeWhen = serializers.ChoiceField(WelcomeWhen.choices, required=False, default=WelcomeWhen.OPENED)
+    closingMessage = _TextField()
+    outOfHoursMessage = _TextField()
+    translations = serializers.DictField(child=_TranslationSerializer(), required=False, default=dict)
+    timeZone = serializers.CharField(max_length=60, required=False, default="UTC")
+    businessHours = serializers.DictField(
+        child=serializers.ListField(child=serializers.ListField(child=serializers.CharField(), min_length=2, max_length=2)),
+        required=False,
+        default=dict,
+    )
+    forwardAutomatic = serializers.BooleanField(required=False, default=True)
+    showFailures = serializers.BooleanField(required=False, default=True)
+    transcript = serializers.ChoiceField(TranscriptForm.choices, required=False, default=TranscriptForm.LINES)
+    chatbotName = serializers.CharField(max_length=50, required=False, default="Bot")
+    routingAttributes = serializers.DictField(child=serializers.CharField(), required=False, default=dict)
+    atEnd = serializers.ChoiceField(AtEnd.choices, required=False, default=AtEnd.CLOSE)
     senders = _SenderSerializer(many=True)
+
+    def validate_translations(self, value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        kept = {}
+        for language, given in value.items():
+            code = _LanguageField().run_validation(language)
+            named = {"welcome": given["welcome"], "closing": given["closing"], "out_of_hours": given["outOfHours"]}
+            kept[code] = {name: text for name, text in named.items() if text}
+        return kept
+
+    def validate_timeZone(self, value: str) -> str:
+        if value not in texts.time_zones():
+            raise serializers.ValidationError("Give a time zone by its name, such as Europe/Zagreb.")
+        return value
+
+    def validate_businessHours(self, value: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
+        if unknown := set(value) - set(texts.DAYS):
+            raise serializers.ValidationError(f"{', '.join(sorted(unknown))}: the days are {', '.join(texts.DAYS)}.")
+        try:
+            return {day: texts.check_stretches(value[day]) for day in texts.DAYS if value.get(day)}
+        except ValueError as exc:
+            raise serializers.ValidationError(str(exc)) from exc
+
+    def validate_routingAttributes(self, value: dict[str, str]) -> dict[str, str]:
+        try:
+            texts.check_attributes(value)
+        except ValueError as exc:
+            raise serializers.ValidationError(str(exc)) from exc
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["language"] in attrs["translations"]:
+            raise serializers.ValidationError({"translations": "The channel's own texts are in this language."})
+        return attrs
 
 
 class _DocumentSerializer(serializers.Serializer[Any]):
@@ -175,7 +258,7 @@ def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:
     connection.base_url, connection.scrt_url = data["baseUrl"], data["scrtUrl"]
     connection.pubsub_endpoint = data["pubsubEndpoint"]
     connection.consumer_key, connection.username = data["consumerKey"], data["username"]
-    connection.private_key = data["privateKey"]
+    connection.private_key, connection.session_changes = data["privateKey"], data["sessionChanges"]
     check_addresses(connection, "org.baseUrl or org.scrtUrl")
     connection.save()
 
@@ -187,6 +270,7 @@ def _keep_account(org: Org, data: dict[str, Any], number: int) -> InfobipAccount
     account.base_url, account.api_key = data["baseUrl"], data["apiKey"]
     account.webhook_secret = data["webhookSecret"]
     account.signature_header, account.handover_token = data["signatureHeader"], data["handoverToken"]
+    account.handover_without_token = data["handoverWithoutToken"]
     check_addresses(account, f"infobipAccounts[{number}].baseUrl")
     account.save()
     return account
@@ -211,8 +295,20 @@ def _keep_channel(org: Org, data: dict[str, Any], accounts: dict[str, InfobipAcc
             "custom_event_name": data["customEventName"],
             "custom_event_type_field": data["customEventTypeField"],
             "custom_event_payload_field": data["customEventPayloadField"],
+            "language": data["language"],
             "welcome_message": data["welcomeMessage"],
+            "welcome_when": data["welcomeWhen"],
             "closing_message": data["closingMessage"],
+            "out_of_hours_message": data["outOfHoursMessage"],
+            "translations": data["translations"],
+            "time_zone": data["timeZone"],
+            "business_hours": data["businessHours"],
+            "forward_automatic": data["forwardAutomatic"],
+            "show_failures": data["showFailures"],
+            "transcript": data["transcript"],
+            "chatbot_name": data["chatbotName"],
+            "routing_attributes": data["routingAttributes"],
+            "at_end": data["atEnd"],
         },
     )
     for sender in data["senders"]:

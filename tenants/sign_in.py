@@ -175,12 +175,17 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
         pending = _pending().select_related("org", "draft").filter(uuid=uuid).exclude(code_hash="").first()
         if pending is None or not hmac.compare_digest(pending.frame_hash, digest(secret)):
             raise SignInRefused("This sign-in is over. Begin again.")
-        counted = PendingSignIn.objects.filter(pk=pending.pk, tries=pending.tries, tries__lt=MOST_TRIES)
-        if not counted.update(tries=pending.tries + 1):
+        if pending.tries >= MOST_TRIES:
             raise SignInRefused("The code was wrong too often. Begin again.")
+        if not PendingSignIn.objects.filter(pk=pending.pk, tries=pending.tries).update(tries=pending.tries + 1):
+            raise SignInRefused("The code was handed in twice at once. If you are not signed in now, begin again.")
         if not hmac.compare_digest(pending.code_hash, digest(code.strip().upper())):
             raise SignInRefused("This is not the code that the window shows. Type it again.")
         with transaction.atomic():
+            # the draft before its sign-ins, as when it is deleted with them: another sign-in of it may end just now
+            drafts = Draft.objects.select_for_update().filter(pk=pending.draft_id)
+            if pending.draft_id is not None and drafts.first() is None:
+                raise SignInRefused("Another window finished this set-up: your org is connected now. Begin again there.")
             if not PendingSignIn.objects.filter(pk=pending.pk).delete()[0]:
                 raise SignInRefused("This sign-in was used already. Begin again.")
             user = pending.user
@@ -375,7 +380,8 @@ def signed_in(role: Role) -> Callable[[View[Parameters]], Callable[..., HttpResp
             with org_scope(org.pk):
                 session = find_session(request, org)
                 if session is None:
-                    return render(request, "tenants/sign_in.html", {"org": org}, status=401)
+                    context = {"org": org, "for_admins": role is Role.ADMIN}
+                    return render(request, "tenants/sign_in.html", context, status=401)
                 if role is Role.ADMIN and session.member.role != Role.ADMIN:
                     return render(
                         request, "tenants/refused.html", {"problem": "This page is for administrators."}, status=403

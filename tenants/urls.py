@@ -17,6 +17,7 @@ urlpatterns = [
     path("e/<slug:handle>/sign-out", views.sign_out, name="sign_out"),
     path("e/<slug:handle>/install", views.begin_install, name="begin_install"),
     path("e/<slug:handle>/package", views.org_package, name="org_package"),
+    path("e/<slug:handle>/api-access", views.api_access, name="api_access"),
     path("e/<slug:handle>/doctor", views.doctor_view, name="doctor"),
     path("e/<slug:handle>/setup/<slug:slug>", views.step, name="step"),
 ]

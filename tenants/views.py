@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.db.models import F
 from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
@@ -16,10 +18,21 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from connector.http import ApiError
-from tenants import connecting, doctor, installation, package, sign_in
+from tenants import api_tokens, connecting, doctor, installation, package, sign_in, texts
 from tenants.broker import allowed
 from tenants.connecting import FoundChannel
-from tenants.forms import AccountForm, ChannelForm, ConnectionForm, MyDomainForm, SenderForm, SettingsForm
+from tenants.forms import (
+    AccountForm,
+    ApiTokenForm,
+    ChannelForm,
+    ConnectionForm,
+    MyDomainForm,
+    SenderForm,
+    SettingsForm,
+    SharedForm,
+    TextsForm,
+    TranslationForm,
+)
 from tenants.models import Channel, Draft, InfobipAccount, Org, Role, SalesforceConnection
 from tenants.onboarding import SetupProblem
 from tenants.sign_in import PageRequest, SignInRefused, signed_in
@@ -33,6 +46,7 @@ STEPS = {
     "connect": "Connect your org",
     "byoc": "Set up the BYOC connection",
     "channel": "Configure the application",
+    "texts": "Texts and hand-over",
     "accounts": "Add Infobip accounts",
     "senders": "Select senders",
     "summary": "Summary",
@@ -55,6 +69,7 @@ def path_of(org: Org | None, current: str) -> list[Step]:
         "connect": org is not None and org.disconnected_at is None,
         "byoc": org is not None and (org.channels.exists() or installation.succeeded(org)),
         "channel": org is not None and org.channels.exists(),
+        "texts": org is not None and org.channels.exists(),  # a new channel has sensible ones
         "accounts": org is not None and org.infobip_accounts.exists(),
         "senders": org is not None and org.senders.exists(),
     }
@@ -93,10 +108,9 @@ def start(request: PageRequest) -> HttpResponse:
     except SetupProblem as exc:
         show_problems(form, exc)
         return render(request, "tenants/start.html", {"form": form})
-    with every_org():
-        known = SalesforceConnection.objects.select_related("org").filter(base_url=base_url).first()
+    known = org_at(base_url)
     if known is not None and "anew" not in request.POST:
-        return HttpResponseRedirect(known.org.setup_url)
+        return HttpResponseRedirect(known.setup_url)
     if not allowed(f"draft:{client_address(request)}", DRAFTS_AN_HOUR):
         form.add_error(None, "Too many set-ups were begun from here within an hour. Try again later.")
         return render(request, "tenants/start.html", {"form": form})
@@ -105,6 +119,12 @@ def start(request: PageRequest) -> HttpResponse:
     response = _draft_page(request, draft, ConnectionForm(), token=token)
     sign_in.set_cookie(response, DRAFT_COOKIE, token)
     return response
+
+
+def org_at(base_url: str) -> Org | None:
+    """Find the org of a My Domain, where it is connected here."""
+    with every_org():
+        return Org.objects.filter(salesforce__base_url=base_url).first()
 
 
 def _own_draft(request: HttpRequest) -> Draft | None:
@@ -310,6 +330,7 @@ def step(request: PageRequest, slug: str) -> HttpResponse:
         "connect": connect_step,
         "byoc": byoc_step,
         "channel": channel_step,
+        "texts": texts_step,
         "accounts": accounts_step,
         "senders": senders_step,
         "summary": summary_step,
@@ -401,7 +422,7 @@ def org_package(request: PageRequest) -> HttpResponse:
 
 
 def channel_step(request: PageRequest) -> HttpResponse:
-    """Which messaging channel of the org it is, and its texts."""
+    """Which messaging channel of the org it is."""
     problem, found = "", []
     try:
         found = connecting.find_channels(request.org)
@@ -420,14 +441,7 @@ def channel_step(request: PageRequest) -> HttpResponse:
         elif not context:
             form.add_error("context", "The channel's definition was not found. Give its developer name.")
         else:
-            connecting.keep_channel(
-                request.org,
-                chosen,
-                context=context,
-                welcome=form.cleaned_data["welcome"],
-                closing=form.cleaned_data["closing"],
-                who=request.member.name,
-            )
+            connecting.keep_channel(request.org, chosen, context=context, who=request.member.name)
             return _next(request, "accounts")
     context_of_page = {
         "form": form,
@@ -450,11 +464,63 @@ def _channel_initial(found: Sequence[FoundChannel], kept: dict[str, Channel]) ->
     return {
         "found": chosen.address if chosen else "",
         "context": channel.authorization_context if channel else "",
-        "welcome": channel.welcome_message if channel else "Hang tight, an agent will join the chat in just a moment.",
-        "closing": channel.closing_message
-        if channel
-        else "This conversation has ended. Message us again if you need help.",
     }
+
+
+def texts_step(request: PageRequest) -> HttpResponse:
+    """What a channel says by itself, in which languages, and what becomes of a chatbot's conversations."""
+    channels = list(request.org.channels.order_by("name", "pk"))
+    named = request.POST.get("channel") or request.GET.get("channel", "")
+    channel = next((each for each in channels if str(each.pk) == named), None)
+    if channel is None and (request.method == "POST" or not channels):
+        return _next(request, "texts") if request.method == "POST" else show_step(request, "texts", {})
+    channel = channel or channels[0]
+    language = request.POST.get("translation", "")
+    if language not in ("", *channel.translations, *texts.LANGUAGES):
+        return _next(request, "texts")
+    action = request.POST.get("action", "")
+    form = TextsForm(request.POST if action == "texts" else None, channel=channel)
+    translation = TranslationForm(request.POST if action == "translation" else None, channel=channel, language=language)
+    if request.method == "POST" and _save_texts(request, channel, form, translation):
+        where = reverse("step", args=[request.org.handle, "texts"])
+        return HttpResponseRedirect(f"{where}?channel={channel.pk}&saved={'texts' if action == 'texts' else 'rest'}")
+    shown = {each: TranslationForm(channel=channel, language=each) for each in ("", *channel.translations)}
+    if translation.is_bound:
+        shown[language] = translation
+    context = {
+        "channels": channels,
+        "channel": channel,
+        "form": form,
+        "another": shown.pop(""),
+        "translations": sorted(shown.values(), key=lambda each: each.language_name),
+        "language_name": texts.language_name(channel.language),
+        "with_chatbot": channel.senders.filter(chatbot_first=True).exists(),
+        "way": request.org.salesforce,
+        "change_data_capture": setup_page(request.org, "CdcObjectEnablement/home"),
+        "saved": request.GET.get("saved", ""),
+    }
+    return show_step(request, "texts", context)
+
+
+def _save_texts(request: PageRequest, channel: Channel, form: TextsForm, translation: TranslationForm) -> bool:
+    """Save what one of the page's forms holds; False where something is wrong with it, which it says itself then."""
+    org, who = request.org, request.member.name
+    action, language = request.POST.get("action", ""), translation.code
+    filled: SharedForm = form if form.is_bound else translation
+    try:
+        if action == "remove translation":
+            connecting.remove_translation(org, channel.pk, language, who=who)
+        elif action == "session changes":
+            connecting.follow_session_changes(org, request.POST.get("on") == "yes", who=who)
+        elif form.is_bound and form.is_valid():
+            connecting.change_texts(org, channel.pk, form.changes, who=who)
+        elif translation.is_bound and translation.is_valid():
+            chosen = language or translation.cleaned_data["language"]
+            connecting.change_translation(org, channel.pk, chosen, translation.changes, who=who, new=not language)
+    except SetupProblem as exc:
+        filled.blame(exc.problems)
+    filled.focus()
+    return not filled.errors
 
 
 def accounts_step(request: PageRequest) -> HttpResponse:
@@ -502,11 +568,18 @@ def senders_step(request: PageRequest) -> HttpResponse:
     """The numbers of the accounts, each on a channel or not used."""
     problem = ""
     if request.method == "POST":
-        account = _own_account(request)
+        account, action = _own_account(request), request.POST.get("action", "")
         form = SenderForm(request.POST, org=request.org)
         if account is None:
             return _next(request, "senders")  # it is gone, or another org's
         try:
+            if action == "subscribe":
+                connecting.subscribe(account, who=request.member.name)
+                return _next(request, "senders")
+            if action == "new token":
+                seen = request.POST.get("seen", "")
+                connecting.change_handover_token(account, seen=seen, who=request.member.name)
+                return _next(request, "senders")
             if not form.is_valid():
                 raise SetupProblem({"channel": "This channel is no longer there. Choose one of those listed."})
             connecting.choose_sender(
@@ -540,9 +613,32 @@ def summary_step(request: PageRequest) -> HttpResponse:
             "channels": list(request.org.channels.prefetch_related("senders")),
             "accounts": list(request.org.infobip_accounts.order_by("name")),
             "frame_url": request.org.setup_url,
+            "panel_url": request.org.panel_url,
             "audit": request.org.audit_entries.order_by("-at")[:20],
         },
     )
+
+
+@signed_in(Role.ADMIN)
+def api_access(request: PageRequest) -> HttpResponse:
+    """The tokens by which the customer's own systems call our API; a new one is shown once."""
+    token = ""
+    form = ApiTokenForm(request.POST or None if request.POST.get("action") == "make" else None)
+    if request.POST.get("action") == "revoke":
+        named = request.POST.get("token", "")
+        api_tokens.revoke(request.org, int(named) if re.fullmatch("[0-9]{1,18}", named) else 0, who=request.member.name)
+        return redirect("api_access", request.org.handle)
+    if form.is_bound and form.is_valid():
+        token = api_tokens.make(request.org, **form.cleaned_data, who=request.member.name)
+        form = ApiTokenForm()
+    tokens = request.org.api_tokens.order_by(F("revoked_at").asc(nulls_first=True), "-created_at")
+    context = {
+        "form": form,
+        "token": token,
+        "tokens": [(each, [api_tokens.SCOPES.get(scope, scope) for scope in each.scopes]) for each in tokens[:100]],
+        "address": f"{settings.PUBLIC_URL}/api/v1/conversations",
+    }
+    return show_step(request, "summary", context, "tenants/api_access.html")
 
 
 @signed_in(Role.ADMIN)

@@ -9,16 +9,16 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from connector.events import (
-    MARK,
     Event,
     Ignored,
     MessageReceived,
+    Place,
     Receipt,
     ReceiptReceived,
     UnexpectedPayload,
@@ -26,13 +26,15 @@ from connector.events import (
     object_of,
     parse_time,
     text_of,
-    unmarked,
 )
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
+from connector.infobip.content import MESSAGES_API_KINDS, WHATSAPP_KINDS, conversation_line, line_of
 from connector.infobip.reasons import REASONS
 
 LONGEST_ID = 250
+LONGEST_CONVERSATION = 100  # our own bound: Infobip's ids are UUIDs, or as long
 LONGEST_ADDRESS = 150  # a business-scoped user id; published for `to` of a send
+INBOUND = "INBOUND_MESSAGE"  # the conversation event that tells what an end user wrote
 DELIVERED_TO_HANDSET = 5  # the only success: the group DELIVERED also holds "reached the operator" (2)
 
 
@@ -69,6 +71,9 @@ def business_number(result: object) -> str:
     if not isinstance(result, dict):
         return ""
     event = result.get("event")
+    if _is_conversation_event(result):
+        message = result["payload"].get("message")
+        return _address(message.get("to")) if isinstance(message, dict) and result["type"] == INBOUND else ""
     if event == "MO":
         field = "destination"
     elif event in ("DELIVERY", "SEEN"):
@@ -93,6 +98,11 @@ def reported_message(result: object) -> UUID | None:
 def key_of(result: object) -> str:
     """Give what is the same whenever Infobip posts the same thing again, and differs otherwise."""
     if isinstance(result, dict):
+        if _is_conversation_event(result) and result["type"] == INBOUND:
+            message = result["payload"].get("message")
+            own_id = message.get("id") if isinstance(message, dict) else None
+            if isinstance(own_id, str) and 0 < len(own_id) <= LONGEST_ID and clean(own_id) == own_id:
+                return f"conversation:{own_id}"
         message_id = result.get("messageId")
         if isinstance(message_id, str) and 0 < len(message_id) <= LONGEST_ID and clean(message_id) == message_id:
             if _is_delivery_report(result) and isinstance(status_id := result["status"].get("id"), int):
@@ -123,11 +133,15 @@ def parse_result(result: object, *, received_at: datetime) -> Event:
         return Ignored("typing")
     if isinstance(result.get("message"), dict):
         return _parse_whatsapp_message(result)
-    if "type" in result and "payload" in result:
-        return Ignored("conversation event")
+    if _is_conversation_event(result):
+        return _parse_conversation_event(result)
     if "messageTemplateId" in result:
         return Ignored("template change")
     raise UnexpectedPayload("neither a message nor a report: no message, event, status or seenAt")
+
+
+def _is_conversation_event(result: dict[str, Any]) -> bool:
+    return isinstance(result.get("type"), str) and isinstance(result.get("payload"), dict)
 
 
 def _is_delivery_report(result: dict[str, Any]) -> bool:
@@ -182,8 +196,37 @@ def _parse_whatsapp_message(result: dict[str, Any]) -> MessageReceived:
         end_user=end_user,
         aliases=tuple(each for each in addresses if each and each != end_user and len(each) <= LONGEST_ADDRESS),
         name=clean(name).strip()[:200] if isinstance(name, str) else "",
-        text=_line(kind, message, _WHATSAPP_KINDS),
+        text=line_of(kind, message, WHATSAPP_KINDS),
         received_at=parse_time(result.get("receivedAt"), "receivedAt"),
+    )
+
+
+def _parse_conversation_event(result: dict[str, Any]) -> MessageReceived | Ignored:
+    """Read what a conversation at Infobip tells: an end user's message; other events are of no use here.
+
+    https://www.infobip.com/docs/api/customer-engagement/common-assets/customer-engagement-webhooks/conversation-event-webhook
+    """
+    if result["type"] != INBOUND:
+        return Ignored(f"conversation: {clean(result['type'])}"[:50])
+    payload = result["payload"]
+    message = object_of(payload, "message")
+    if message.get("channel") not in (None, "WHATSAPP"):
+        return Ignored("conversation: another channel")
+    content = message.get("content")
+    customer = payload.get("customer")
+    name = customer.get("name") if isinstance(customer, dict) else None
+    return MessageReceived(
+        external_id=text_of(message, "messageId", most=LONGEST_ID),
+        sender=_required_address(message, "to"),
+        end_user=_required_address(message, "from"),
+        aliases=(),
+        name=clean(name).strip()[:200] if isinstance(name, str) else "",
+        text=conversation_line("", content if isinstance(content, dict) else {}),
+        received_at=parse_time(message.get("createdAt") or result.get("timestamp"), "createdAt"),
+        place=Place(
+            conversation=text_of(payload, "id", most=LONGEST_CONVERSATION),
+            message=text_of(message, "id", most=LONGEST_CONVERSATION),
+        ),
     )
 
 
@@ -199,7 +242,7 @@ def _parse_messages_api_message(result: dict[str, Any]) -> MessageReceived:
     for content in contents:
         if not isinstance(content, dict):
             raise UnexpectedPayload("content holds something that is not an object")
-        lines.append(_line(text_of(content, "type", most=100), content, _MESSAGES_API_KINDS))
+        lines.append(line_of(text_of(content, "type", most=100), content, MESSAGES_API_KINDS))
     return MessageReceived(
         external_id=text_of(result, "messageId", most=LONGEST_ID),
         sender=_required_address(result, "destination"),
@@ -222,129 +265,3 @@ def _required_address(result: dict[str, Any], field: str) -> str:
     if address := _address(result[field]):
         return address
     raise UnexpectedPayload(f"{field} is not an address")
-
-
-# How each kind reads as one line of text. The mark and the label are ours, and what follows is the end user's.
-
-
-def _ours(label: str, *theirs: str) -> str:
-    rest = " ".join(part for part in theirs if part)
-    return f"{MARK} {label}: {rest}" if rest else f"{MARK} {label}"
-
-
-def _line(kind: str, content: dict[str, Any], kinds: dict[str, Callable[[dict[str, Any]], str]]) -> str:
-    read = kinds.get(kind)
-    return clean(read(content)).strip() if read else _ours(_words(kind), "this kind of message cannot be shown")
-
-
-def _words(kind: str) -> str:
-    return kind.replace("_", " ").strip().capitalize()
-
-
-def _optional(source: dict[str, Any], field: str) -> str:
-    value = source.get(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return unmarked(value.strip()) if isinstance(value, str) else ""
-
-
-def _plain_text(content: dict[str, Any]) -> str:
-    value = content.get("text")
-    if not isinstance(value, str) or not clean(value).strip():
-        raise UnexpectedPayload("text is missing or empty")
-    return unmarked(value)
-
-
-def _file(label: str) -> Callable[[dict[str, Any]], str]:
-    def read(content: dict[str, Any]) -> str:
-        return _ours(label, _optional(content, "caption") or _optional(content, "text"))
-
-    return read
-
-
-def _location(content: dict[str, Any]) -> str:
-    place = ", ".join(filter(None, (_optional(content, "name"), _optional(content, "address"))))
-    point = ", ".join(filter(None, (_optional(content, "latitude"), _optional(content, "longitude"))))
-    return _ours("Location", place, f"({point})" if place and point else point, _optional(content, "url"))
-
-
-def _contacts(content: dict[str, Any]) -> str:
-    lines = []
-    for contact in _objects(content, "contacts"):
-        name = contact.get("name")
-        shown = _optional(name, "formattedName") or _optional(name, "firstName") if isinstance(name, dict) else ""
-        phones = [_optional(phone, "phone") for phone in _objects(contact, "phones")]
-        emails = [_optional(email, "email") for email in _objects(contact, "emails")]
-        lines.append(_ours("Contact", ", ".join(filter(None, [shown, *phones, *emails]))))
-    return "\n".join(lines) or _ours("Contact")
-
-
-def _order(content: dict[str, Any]) -> str:
-    items = [
-        f"{_optional(item, 'quantity')} of {_optional(item, 'productRetailerId')}"
-        for item in _objects(content, "productItems")
-    ]
-    return _ours("Order", ", ".join(items), _optional(content, "text"))
-
-
-def _reaction(content: dict[str, Any]) -> str:
-    removed = content.get("action") == "REMOVED"
-    return _ours("Reaction removed") if removed else _ours("Reaction", _optional(content, "emoji"))
-
-
-def _list_reply(content: dict[str, Any]) -> str:
-    return "\n".join(filter(None, (unmarked(text_of(content, "title")), _optional(content, "description"))))
-
-
-def _flow_reply(content: dict[str, Any]) -> str:
-    response = content.get("response")
-    fields = response.items() if isinstance(response, dict) else ()
-    shown = [unmarked(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
-    return "\n".join((_ours("Form", _optional(content, "text")), *shown))
-
-
-def _objects(source: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    values = source.get(field)
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
-
-
-def _notice(text: str) -> Callable[[dict[str, Any]], str]:
-    return lambda _content: _ours(text)
-
-
-# https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-inbound-messages/receive-whatsapp-inbound-messages
-_WHATSAPP_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "TEXT": _plain_text,
-    "BUTTON": _plain_text,
-    "INTERACTIVE_BUTTON_REPLY": lambda content: unmarked(text_of(content, "title")),
-    "INTERACTIVE_LIST_REPLY": _list_reply,
-    "INTERACTIVE_FLOW_REPLY": _flow_reply,
-    "IMAGE": _file("Image"),
-    "VIDEO": _file("Video"),
-    "DOCUMENT": _file("Document"),
-    "AUDIO": _file("Audio"),
-    "VOICE": _file("Voice message"),
-    "STICKER": _file("Sticker"),
-    "LOCATION": _location,
-    "CONTACT": _contacts,
-    "ORDER": _order,
-    "REACTION": _reaction,
-    "INFECTED_CONTENT": _notice("A file was withheld because it holds malware"),
-    "UNSUPPORTED": _notice("A message of a kind that WhatsApp does not pass on"),
-}
-_MESSAGES_API_KINDS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "TEXT": _plain_text,
-    "SUBJECT": _plain_text,
-    "BUTTON_REPLY": _plain_text,
-    "LIST_REPLY": _plain_text,
-    "IMAGE": _file("Image"),
-    "VIDEO": _file("Video"),
-    "AUDIO": _file("Audio"),
-    "DOCUMENT": _file("Document"),
-    "FILE": _file("File"),
-    "URL": lambda content: _ours("Link", _optional(content, "url")),
-    "LOCATION": _location,
-    "REACTION": _reaction,
-    "FLOW_RESPONSE": _flow_reply,
-    "FORM_RESPONSE": _flow_reply,
-}

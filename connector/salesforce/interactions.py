@@ -6,7 +6,7 @@ https://developer.salesforce.com/docs/service/interaction-service-api/references
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -27,6 +27,10 @@ from connector.salesforce.auth import SCRT_HOSTS, AccessToken, TokenSource
 
 TEXT_LIMIT = 4000  # not published; WhatsApp's 4,096 fit all samples, so a little less is safe
 MOST_ACKNOWLEDGEMENTS = 25
+MOST_PAST_ENTRIES = 5  # by the documentation; the schema says 25
+OLDEST_PAST_ENTRY = timedelta(hours=24)
+HISTORY_REFUSED = {"10057", "10063", "10078", "10099"}
+NOT_UNIQUE = "10073"  # entries that Salesforce has already
 
 # Classes of error codes: https://github.com/salesforce-misc/interaction-service-apis (ERRORCODES.md). HTTP statuses per
 # code are not published, so the code decides first.
@@ -56,6 +60,20 @@ class Acknowledgement:
     uuid: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class PastEntry:
+    """Something that was said before the session."""
+
+    uuid: UUID
+    by_chatbot: bool
+    text: str
+    at: datetime
+
+
+class HistoryRefused(RequestRejected):
+    """Salesforce takes no history for this org or channel: it grants that to some products only."""
+
+
 class InteractionClient(ApiClient):
     """One org's Interaction Service.
 
@@ -71,25 +89,50 @@ class InteractionClient(ApiClient):
         self.org_id, self.tokens = org_id[:15], tokens
 
     def send_text(
-        self, *, context: str, channel_address: str, end_user: str, text: str, message_uuid: UUID, at: datetime
+        self,
+        *,
+        context: str,
+        channel_address: str,
+        end_user: str,
+        text: str,
+        message_uuid: UUID,
+        at: datetime,
+        routing_attributes: Mapping[str, str] | None = None,
     ) -> Delivered:
         """Add a text of the end user to the conversation; Salesforce opens a session where none is open.
 
         https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/interaction-type-message.html
 
+        :param routing_attributes: values of the channel's custom parameters, for the routing of a session that this opens
+
         :raises ApiError: the member of the family says whether and when to send it again
         """
-        entry_id = str(message_uuid)
-        message = {
-            "messageType": "StaticContentMessage",
-            "id": entry_id,  # must equal the entry's (error 10060)
-            "staticContent": {"formatType": "Text", "text": text},
-        }
-        entry = {"id": entry_id, "entryType": "Message", "abstractMessage": message}
-        answer = self._post_interaction(context, channel_address, end_user, at, entry)
+        entry = _message_entry(message_uuid, text)
+        answer = self._post_interaction(context, channel_address, end_user, at, entry, routing_attributes)
         sessions = answer.body.get("workItemIds")
         session = sessions[0] if isinstance(sessions, list) and sessions else ""
         return Delivered(_short_text(answer.body.get("conversationIdentifier")), _short_text(session))
+
+    def establish(
+        self, *, context: str, channel_address: str, end_user: str, routing_attributes: Mapping[str, str] | None = None
+    ) -> Delivered:
+        """Open a session with an end user who has not written; one that is open already is found.
+
+        https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/api-conversation.html
+
+        :param routing_attributes: values of the channel's custom parameters, for the routing
+        :raises ApiError: the member of the family says whether and when to try again
+        """
+        body = {
+            "channelAddressIdentifier": channel_address,
+            "participants": [{"subject": end_user, "role": "EndUser", "appType": "custom"}],
+            **({"routingAttributes": dict(routing_attributes)} if routing_attributes else {}),
+        }
+        # JSON, though a page names multipart: so say the schema and the samples
+        answer = self._call("POST", "/api/v1/conversation", context=context, json=body)
+        return Delivered(
+            _short_text(answer.body.get("conversationIdentifier")), _short_text(answer.body.get("messagingSessionId"))
+        )
 
     def report_failure(
         self,
@@ -140,24 +183,117 @@ class InteractionClient(ApiClient):
         }
         self._call("POST", "/api/v1/acknowledgement", context=context, json=body)
 
+    def import_history(
+        self,
+        *,
+        context: str,
+        channel_address: str,
+        end_user: str,
+        end_user_name: str,
+        chatbot_name: str,
+        entries: Sequence[PastEntry],
+        began: datetime,
+        ended: datetime,
+        session: str,
+    ) -> Delivered:
+        """Add what was said before to the conversation, at most five entries at a time.
+
+        https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/conversation-history.html
+
+        :param began: when both came; :param ended: when the chatbot went, later than its last entry
+        :param session: to which it belongs; empty: a new one
+        :raises HistoryRefused: if this org, or this conversation, has no history
+        :raises ApiError: the member of the family says whether and when to send it again
+        """
+        people = {
+            False: {"subject": end_user, "role": "EndUser", "appType": "custom"},
+            True: {"subject": "infobip-chatbot", "role": "Chatbot", "appType": "custom"},
+        }
+        times = {"joinedTime": _milliseconds(began)}
+        body = {
+            "channelAddressIdentifier": channel_address,
+            "conversationParticipants": [
+                {"displayName": end_user_name or end_user, "participant": people[False], **times},
+                {
+                    "displayName": chatbot_name,
+                    "participant": people[True],
+                    **times,
+                    "leftTime": _milliseconds(ended),
+                },
+            ],
+            "conversationEntries": [
+                {
+                    "clientTimestamp": _milliseconds(entry.at),
+                    "sender": people[entry.by_chatbot],
+                    "entryPayload": _message_entry(entry.uuid, entry.text),
+                }
+                for entry in entries
+            ],
+            "messagingSession": {
+                "messagingSessionRequestType": "AttachMessagingSession",
+                "payload": {"sessionId": session},
+            }
+            if session
+            else {
+                "messagingSessionRequestType": "EstablishMessagingSession",
+                "payload": {"startTime": _milliseconds(began)},
+            },
+        }
+        try:
+            answer = self._call(
+                "POST",
+                "/api/v1/conversationHistory",
+                context=context,
+                extra={"AuthorizationContextType": "ConversationChannelDefinition"},
+                json=body,
+            )
+        except ApiError as exc:
+            if exc.code in HISTORY_REFUSED:
+                raise HistoryRefused(exc.service, exc.message, status=exc.status, code=exc.code) from exc
+            raise
+        return Delivered(
+            _short_text(answer.body.get("conversationIdentifier")), _short_text(answer.body.get("messagingSessionId"))
+        )
+
     def _post_interaction(
-        self, context: str, channel_address: str, end_user: str, at: datetime, entry: Mapping[str, Any]
+        self,
+        context: str,
+        channel_address: str,
+        end_user: str,
+        at: datetime,
+        entry: Mapping[str, Any],
+        routing_attributes: Mapping[str, str] | None = None,
     ) -> Answer:
         interaction = {"timestamp": _milliseconds(at), "interactionType": "EntryInteraction", "payload": entry}
-        body = {"to": channel_address, "from": end_user, "interactions": [interaction]}
+        body = {
+            "to": channel_address,
+            "from": end_user,
+            **({"routingAttributes": dict(routing_attributes)} if routing_attributes else {}),
+            "interactions": [interaction],
+        }
         # multipart even without a file, its part typed as JSON: there is no plain JSON form
         part = (None, json.dumps(body).encode(), "application/json")
         return self._call("POST", "/api/v1/interactions", context=context, files={"json": part})
 
-    def _call(self, method: str, path: str, *, context: str, **content: Any) -> Answer:
-        """Call with the org's token; where the token is refused, renew it and repeat once."""
+    def _call(
+        self, method: str, path: str, *, context: str, extra: Mapping[str, str] | None = None, **content: Any
+    ) -> Answer:
+        """Call with the org's token and, where needed, ``extra`` headers; where the token is refused, renew it once."""
         token = self.tokens.current()
         try:
-            return self._attempt(method, path, token, context, content)
+            return self._attempt(method, path, token, context, extra or {}, content)
         except AuthenticationFailed:
-            return self._attempt(method, path, self.tokens.renew(token), context, content)
+            return self._attempt(method, path, self.tokens.renew(token), context, extra or {}, content)
 
-    def _attempt(self, method: str, path: str, token: AccessToken, context: str, content: Mapping[str, Any]) -> Answer:
+    def _attempt(
+        self,
+        method: str,
+        path: str,
+        token: AccessToken,
+        context: str,
+        extra: Mapping[str, str],
+        content: Mapping[str, Any],
+    ) -> Answer:
         request_id = str(uuid4())
         headers = {
             "Authorization": f"Bearer {token.value}",
@@ -165,11 +301,21 @@ class InteractionClient(ApiClient):
             "AuthorizationContext": context,
             "RequestId": request_id,
             "Accept": "application/json",
+            **extra,
         }
         answer = self.request(method, path, headers=headers, **content)
         if 200 <= answer.status < 300 and answer.body.get("success", True) is True:
             return answer
         raise _error(answer, request_id)
+
+
+def _message_entry(message_uuid: UUID, text: str) -> dict[str, Any]:
+    message = {
+        "messageType": "StaticContentMessage",
+        "id": str(message_uuid),  # must equal the entry's (error 10060)
+        "staticContent": {"formatType": "Text", "text": text},
+    }
+    return {"id": str(message_uuid), "entryType": "Message", "abstractMessage": message}
 
 
 def _error(answer: Answer, request_id: str) -> ApiError:

@@ -21,7 +21,9 @@ from connector.events import (
     Event,
     Ignored,
     ReplyWritten,
+    RepsChanged,
     SessionEnded,
+    SessionTouched,
     Text,
     UnexpectedPayload,
     Unsupported,
@@ -30,7 +32,7 @@ from connector.events import (
     parse_milliseconds,
     text_of,
 )
-from connector.http import AddressRefused
+from connector.http import AddressRefused, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
 from connector.salesforce import pubsub
 from connector.salesforce.auth import SERVICE, AccessToken
 
@@ -38,10 +40,14 @@ MOST_OUTSTANDING = 100  # events that one Subscribe call may have under way
 TOP_UP_AT = 20  # ask for more before none is left: at 0 the stream falls silent, and is closed after a minute
 SILENCE_SECONDS = 300.0  # a live stream says something at least every 270 s
 LONGEST_ID = 250
+ANSWER_SECONDS = 10.0
 # the global one and Germany's: https://developer.salesforce.com/docs/platform/pub-sub-api/guide/pub-sub-endpoints.html
 ENDPOINTS = re.compile(r"api(\.deu)?\.pubsub\.salesforce\.com:(443|7443)")
 LOCAL_ENDPOINTS = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+")
 SCHEMAS_KEPT = 10_000
+
+AUTOMATIC = {"AutomatedResponse", "Consent"}
+SESSION_CHANGES = "/data/MessagingSessionChangeEvent"  # where an org has Change Data Capture on for sessions
 
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing from the published stubs
 _ERROR_PREFIX = "sfdc.platform.eventbus.grpc."
@@ -123,11 +129,58 @@ def open_channel(endpoint: str, *, plaintext: bool) -> grpc.aio.Channel:
     :raises AddressRefused: if the endpoint is none of Salesforce's
     """
     options = [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000)]
-    if plaintext and LOCAL_ENDPOINTS.fullmatch(endpoint):
+    if _is_local(endpoint, plaintext):
         return grpc.aio.insecure_channel(endpoint, options=options)
+    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=options)
+
+
+def _is_local(endpoint: str, plaintext: bool) -> bool:
+    if plaintext and LOCAL_ENDPOINTS.fullmatch(endpoint):
+        return True
     if not ENDPOINTS.fullmatch(endpoint):
         raise AddressRefused(SERVICE, f"{endpoint[:100]} is no endpoint of the Pub/Sub API")
-    return grpc.aio.secure_channel(endpoint, grpc.ssl_channel_credentials(), options=options)
+    return False
+
+
+def _credentials(tenant_id: str, token: AccessToken) -> tuple[tuple[str, str], ...]:
+    return ("accesstoken", token.value), ("instanceurl", token.instance_url), ("tenantid", tenant_id)
+
+
+def may_subscribe(endpoint: str, topic: str, tenant_id: str, token: AccessToken, *, plaintext: bool) -> bool | None:
+    """Ask whether the user of a token may read a topic; None says that there is no such topic.
+
+    For those who have no event loop: it opens a connection for one question.
+
+    :raises ApiError: if the question is not answered
+    """
+    local = _is_local(endpoint, plaintext)
+    channel = grpc.insecure_channel(endpoint) if local else grpc.secure_channel(endpoint, grpc.ssl_channel_credentials())
+    with channel:
+        get_topic: Any = channel.unary_unary(
+            f"/{pubsub.SERVICE}/GetTopic",
+            request_serializer=pubsub.TopicRequest.SerializeToString,
+            response_deserializer=pubsub.TopicInfo.FromString,
+        )
+        request = pubsub.TopicRequest(topic_name=topic)
+        try:
+            answer = get_topic(request, metadata=_credentials(tenant_id, token), timeout=ANSWER_SECONDS)
+        except grpc.RpcError as exc:
+            refusal: Any = exc
+            return _may_for_all_that(_broken_status(refusal.code(), refusal.trailing_metadata()))
+    return bool(answer.can_subscribe)
+
+
+def _may_for_all_that(refusal: StreamBroken) -> bool | None:
+    code = refusal.code.removeprefix(_ERROR_PREFIX)
+    if code == "topic.not.found":
+        return None
+    if code == "topic.meta.permission":
+        return False
+    if refusal.remedy is Remedy.NEW_TOKEN:
+        raise AuthenticationFailed(SERVICE, "the Pub/Sub API does not accept our token", code=code) from refusal
+    if refusal.remedy is Remedy.CUSTOMER_MUST_ACT:
+        raise CustomerMustAct(SERVICE, "the Pub/Sub API refuses", code=code) from refusal
+    raise ServiceUnavailable(SERVICE, "the Pub/Sub API does not answer", code=code) from refusal
 
 
 async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, replay_id: bytes) -> AsyncIterator[Page]:
@@ -137,11 +190,7 @@ async def pages(channel: grpc.aio.Channel, topic: Topic, token: AccessToken, rep
 
     :raises StreamBroken: when the stream ends, for whatever reason
     """
-    metadata = (
-        ("accesstoken", token.value),
-        ("instanceurl", token.instance_url),
-        ("tenantid", topic.tenant_id),
-    )
+    metadata = _credentials(topic.tenant_id, token)
     subscribe: Any = channel.stream_stream(
         f"/{pubsub.SERVICE}/Subscribe",
         request_serializer=pubsub.FetchRequest.SerializeToString,
@@ -252,6 +301,8 @@ def parse_event(event: PlatformEvent, topic: Topic) -> Event:
     """
     if event.record is None:
         raise UnexpectedPayload("the event does not fit its Avro schema")
+    if topic.name == SESSION_CHANGES:
+        return _parse_session_change(event.record)
     event_type = event.record.get(topic.type_field)
     if not isinstance(event_type, str):
         raise UnexpectedPayload(f"{topic.type_field} is missing")
@@ -268,10 +319,24 @@ def parse_event(event: PlatformEvent, topic: Topic) -> Event:
     return _parse_entry(payload, entry)
 
 
-def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritten | SessionEnded | Ignored:
+def _parse_session_change(record: dict[str, Any]) -> SessionTouched | Ignored:
+    """Read a change of sessions: it holds what changed only, so all that counts is whose, and whether the status did.
+
+    https://developer.salesforce.com/docs/atlas.en-us.change_data_capture.meta/change_data_capture/cdc_event_fields_header.htm
+    """
+    header = record.get("ChangeEventHeader")
+    ids = header.get("recordIds") if isinstance(header, dict) else None
+    if record.get("Status") != "Ended" or not isinstance(ids, list):
+        return Ignored("session change")
+    return SessionTouched(tuple(each[:18] for each in ids if isinstance(each, str)))
+
+
+def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> Event:
     entry_type = text_of(entry, "entryType", most=100)
     if entry_type == "SessionStatusChanged":
         return _parse_session_status(_entry_payload(entry))
+    if entry_type == "ParticipantChanged":
+        return _parse_participants(envelope, _entry_payload(entry))
     if entry_type != "Message":
         return Ignored(entry_type[:50])
     sender = object_of(entry, "sender")
@@ -286,7 +351,22 @@ def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any]) -> ReplyWritte
         end_user=text_of(object_of(envelope, "recipient"), "subject", most=LONGEST_ID),
         content=_content(object_of(inner, "abstractMessage")),
         written_at=parse_milliseconds(written_at, "transcriptedTimestamp"),
+        automatic=inner.get("messageReason") in AUTOMATIC,
     )
+
+
+def _parse_participants(envelope: dict[str, Any], payload: dict[str, Any]) -> RepsChanged | Ignored:
+    """Read who came and went. That a rep goes does not say that the session ended: it may be passed on."""
+    operations = set()
+    entries = payload.get("entries")
+    for each in entries if isinstance(entries, list) else []:
+        participant = each.get("participant") if isinstance(each, dict) else None
+        if isinstance(participant, dict) and participant.get("role") == "Agent":
+            operations.add(each.get("operation"))
+    if not operations & {"add", "remove"}:
+        return Ignored("ParticipantChanged")
+    conversation = text_of(envelope, "conversationIdentifier", most=LONGEST_ID)
+    return RepsChanged(conversation, joined="add" in operations, left="remove" in operations)
 
 
 def _entry_payload(entry: dict[str, Any]) -> dict[str, Any]:

@@ -274,6 +274,26 @@ function messageMeta(message, withTicks) {
   return meta;
 }
 
+/** Draw the buttons of a chatbot's question; pressing one answers it as WhatsApp does. */
+function choicesOf(message) {
+  const choices = make("div", "choices");
+  message.choices.forEach((title, id) => {
+    const button = make("button", "choice", title);
+    button.type = "button";
+    button.addEventListener("click", async () => {
+      const phone = shownPhone();
+      const reply = { type: "INTERACTIVE_BUTTON_REPLY", id: String(id), title };
+      try {
+        await post("/control/phone/messages", { org: phone.org, from: phone.user, to: phone.sender, name: phone.name, message: reply });
+      } catch (problem) {
+        showError("write-error", problem.message);
+      }
+    });
+    choices.append(button);
+  });
+  return choices;
+}
+
 function updateTick(node, message) {
   if (node.dataset.state === message.state) return;
   node.dataset.state = message.state;
@@ -300,6 +320,7 @@ function drawMessages(scroller, list, showing, messages, ownOf, className) {
         const text = make("p", "text", message.text);
         text.dir = "auto";
         node.append(text, messageMeta(message, ownOf(message)));
+        if (message.choices) node.append(choicesOf(message));
         return node;
       },
       (node, message, index) => {
@@ -411,8 +432,8 @@ const placeOfReply = () => chosen.session && `session ${chosen.session}`;
 /** Active sessions before ended ones, the newest first; an arriving message moves nothing under the pointer. */
 function sortedSessions() {
   const newest = [...state.sessions.values()].reverse();
-  const active = newest.filter((session) => session.status === "Active");
-  const ended = newest.filter((session) => session.status !== "Active");
+  const active = newest.filter((session) => session.status !== "Ended");
+  const ended = newest.filter((session) => session.status === "Ended");
   return [...active, ...ended].slice(0, SESSIONS);
 }
 
@@ -460,7 +481,7 @@ function drawSessions() {
     },
     (item, session) => {
       const last = session.messages.at(-1);
-      const ended = session.status !== "Active";
+      const ended = session.status === "Ended";
       const isChosen = session.session === chosen.session;
       item.dataset.status = session.status;
       item.setAttribute("aria-selected", String(isChosen));
@@ -489,14 +510,17 @@ function drawConsole() {
 
   const session = shownSession();
   const active = session?.status === "Active";
+  const waiting = session?.status === "Waiting";
   $("conversation-empty").hidden = Boolean(session);
   $("session-header").hidden = $("conversation").hidden = !session;
   $("reply").hidden = !active;
-  $("ended").hidden = !session || active;
+  $("ended").hidden = !session || active || waiting;
+  $("accept").hidden = !waiting;
+  $("transfer").hidden = !active || !session.rep;
   if (!session) return undefined;
   putCut($("session-name"), personName(session));
   put($("session-initials"), initials(personName(session)));
-  putCut($("session-detail"), `WhatsApp +${session.user} · ${session.session}${state.orgs.size > 1 ? ` · ${orgTitle(session.org)}` : ""}`);
+  putCut($("session-detail"), `WhatsApp +${session.user} · ${session.session}${session.rep ? ` · ${session.rep}` : ""}${state.orgs.size > 1 ? ` · ${orgTitle(session.org)}` : ""}`);
   put($("session-status"), session.status);
   $("session-status").classList.toggle("good", active);
   $("end").hidden = !active;
@@ -512,16 +536,17 @@ function newerSession(session) {
   return same.slice(same.indexOf(session) + 1).at(-1);
 }
 
-async function endSession() {
+/** Do to the shown session what the button with that id says. */
+async function changeSession(id) {
   const session = shownSession();
-  $("end").setAttribute("aria-busy", "true");
+  $(id).setAttribute("aria-busy", "true");
   showError("reply-error", "");
   try {
-    await post("/control/console/end", { org: session.org, session: session.session });
+    await post(`/control/console/${id}`, { org: session.org, session: session.session });
   } catch (problem) {
     showError("reply-error", problem.message);
   } finally {
-    $("end").removeAttribute("aria-busy");
+    $(id).removeAttribute("aria-busy");
   }
 }
 
@@ -783,7 +808,7 @@ $("phone").addEventListener("keydown", (event) => {
   }
 });
 $("sessions-list").addEventListener("keydown", moveInSessions);
-$("end").addEventListener("click", endSession);
+for (const id of ["accept", "transfer", "end"]) $(id).addEventListener("click", () => changeSession(id));
 $("newer").addEventListener("click", () => {
   chooseSession(newerSession(shownSession()).session);
   draw(() => $("reply-text").focus());

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from sandbox.stack import Stack, example_documents
+from sandbox.stack import CHATBOT_SENDER, Stack, demo_document
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "demo.png"
 PANES = ["#phone", "#faults", "#console", "#wire"]
@@ -28,8 +28,8 @@ def demo() -> Iterator[Stack]:
             stack.manage("migrate", "--no-input")
             stack.start()
             stack.wait_ready()
-            (document,) = example_documents(stack.salesforce_port, stack.infobip_port)
-            stack.provision(document)
+            stack.provision(demo_document(stack.salesforce_port, stack.infobip_port))
+            stack.control("POST", "/control/chatbot", {"lag": 0.5})
             yield stack
 
 
@@ -145,6 +145,44 @@ def test_a_conversation_goes_both_ways_until_the_session_ends_and_begins_anew(pa
 
     assert boxes(page) == before
     assert page.evaluate("document.documentElement.scrollHeight") == 800
+    assert complaints == []
+
+
+def test_a_chatbot_hands_over_and_the_rep_sees_all_that_was_said(demo: Stack, page: Page, complaints: list[str]) -> None:
+    demo.control("POST", "/control/chatbot", {"queues": True})
+    user = {"from": "385991234560", "to": CHATBOT_SENDER, "name": "Marta Vidal"}
+    demo.control("POST", "/control/phone/messages", {**user, "text": "Good morning"})
+    use_phone(page, "385991234560", "Marta Vidal")
+    page.get_by_role("button", name="Talk to a person").click(timeout=PASSES_MS)
+    open_session(page, "Marta Vidal")
+    expect(page.locator("#session-status")).to_have_text("Waiting")
+    expect(page.get_by_label("Reply, Enter sends")).to_be_hidden()
+    lines = page.locator("#conversation .message .text")
+    expect(lines).to_have_text(
+        [
+            "\u25b8 Conversation with the chatbot",
+            "Good morning",
+            re.compile("^\u25b8 Bot: Hello, I am Acme's bot"),
+            "Talk to a person",
+            "\u25b8 Bot: One moment, I am calling a colleague.",
+            "\u25b8 End of the conversation with the chatbot",
+        ],
+        timeout=PASSES_MS,
+    )
+    received = page.locator("#chat .bubble:not(.mine)")
+    expect(received.filter(has_text="Hang tight")).to_have_count(1, timeout=PASSES_MS)
+    if place := os.environ.get("PICTURES"):
+        page.screenshot(path=Path(place) / "handover.png")
+    page.get_by_role("button", name="Accept").click()
+    expect(page.locator("#session-status")).to_have_text("Active")
+    reply(page, "Hello Marta, what can I do?")
+    expect(received.filter(has_text="Hello Marta")).to_have_count(1, timeout=PASSES_MS)
+    page.get_by_role("button", name="Transfer").click()
+    expect(page.locator("#session-detail")).to_contain_text("Petra Novak")
+    page.get_by_role("button", name="End session").click()
+    expect(received.filter(has_text="This conversation has ended")).to_have_count(1, timeout=PASSES_MS)
+    expect(received.filter(has_text="Hang tight")).to_have_count(1)
+    demo.control("POST", "/control/chatbot", {"queues": False})
     assert complaints == []
 
 

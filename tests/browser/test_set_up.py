@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, Response, expect
 
 from sandbox.stack import HOST, Stack, empty_document, example_documents
+from tests.browser.conftest import CHROMIUM_OPTIONS, NARROW, check_fits, chromium
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 WAIT_MS = 30_000  # on a busy machine
@@ -35,6 +36,23 @@ class Setup:
         """Keep what the frame shows now, for the set-up guide."""
         if self.pictures and os.environ.get("SAVE_PICTURES"):
             self.console.locator("#setup-page").screenshot(path=PICTURES / f"set-up-{name}.png")
+        if self.pictures:
+            self.narrow(name)
+
+    def narrow(self, name: str) -> None:
+        """See that the frame can be as narrow as a side bar."""
+        element = self.console.locator("#setup-frame")
+        before = element.get_attribute("style") or ""
+        style = f"position: fixed; inset: 0; z-index: 9; width: {NARROW}px; height: 1100px"
+        element.evaluate("(each, style) => { each.style = style; }", style)
+        frame = element.element_handle().content_frame()
+        assert frame is not None
+        check_fits(frame, f"set-up-{name}", element)
+        opened = "for (const each of document.querySelectorAll('details:not([open])')) each.open = each.dataset.was = true"
+        frame.evaluate(opened)
+        check_fits(frame, f"set-up-{name}-open", element)
+        frame.evaluate("for (const each of document.querySelectorAll('[data-was]')) each.open = false")
+        element.evaluate("(each, style) => { each.style = style; }", before)
 
     def salesforce(self, work: Callable[[Page], None]) -> None:
         """Do something in Salesforce's Setup."""
@@ -111,7 +129,7 @@ class Setup:
             form.get_by_role("button", name="Save").click()
 
         self.salesforce(create_channel)
-        expect(self.frame.get_by_text("Infobip WhatsApp").first).to_be_visible(timeout=WAIT_MS)
+        expect(self.frame.get_by_role("radio", name=re.compile("Infobip WhatsApp"))).to_be_visible(timeout=WAIT_MS)
         self.picture("6-channel")
         self.button("Save").click()
 
@@ -144,19 +162,21 @@ class Setup:
         number = self.document["infobipAccounts"][0]["numbers"][0]
         text, answer = f"Hello {time.time_ns()}", f"Good day {time.time_ns()}"
         self.stack.control("POST", "/control/phone/messages", {"from": "385991234567", "to": number, "text": text})
-        arrived = self.wait("interaction", text=text)
+        arrived = wait(self.stack, "interaction", text=text)
         reply = {"org": self.org, "conversation": arrived["conversation"], "text": answer}
         self.stack.control("POST", "/control/console/replies", reply)
-        self.wait("send", text=answer)
+        wait(self.stack, "send", text=answer)
 
-    def wait(self, kind: str, **facts: object) -> dict[str, Any]:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            for entry in self.stack.control("GET", "/control/journal?after=0")["entries"]:
-                if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items()):
-                    return dict(entry)
-            time.sleep(0.1)
-        raise AssertionError(f"no {kind} with {facts}")
+
+def wait(stack: Stack, kind: str, **facts: object) -> dict[str, Any]:
+    """Wait for an entry of the sandbox's journal."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for entry in stack.control("GET", "/control/journal?after=0")["entries"]:
+            if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items()):
+                return dict(entry)
+        time.sleep(0.1)
+    raise AssertionError(f"no {kind} with {facts}")
 
 
 @contextmanager
@@ -185,6 +205,41 @@ def acme() -> Iterator[tuple[Stack, str]]:
         yield running, running.provision(document)["org"]["setup"]
 
 
+def open_context(stack: Stack, browser: Browser, cookies: str, place: Path) -> BrowserContext:
+    """Open a browser; one that blocks cookies does so by its own setting, for our pages in frames of the console."""
+    looks: Any = {"viewport": {"width": 1400, "height": 1100}, "reduced_motion": "reduce"}
+    if cookies == "allowed":
+        return browser.new_context(**looks)
+    # not what "block third-party cookies" does: that leaves those that are partitioned
+    exception = {f"{stack.web_url},{stack.page_url.replace(HOST, 'localhost').rstrip('/')}": {"setting": 2}}
+    settings = {"profile": {"content_settings": {"exceptions": {"cookies": exception}}}}
+    (place / "Default").mkdir()
+    (place / "Default" / "Preferences").write_text(json.dumps(settings))
+    found = chromium()
+    return browser.browser_type.launch_persistent_context(
+        place, executable_path=found, channel=None if found else "chromium", args=CHROMIUM_OPTIONS, **looks
+    )
+
+
+class Cookies:
+    """Whether the pages in the frame set cookies, and whether any came back."""
+
+    def __init__(self, stack: Stack, context: BrowserContext) -> None:
+        self.address = re.compile(re.escape(stack.web_url) + "/(?!sf/start|sf/callback|static/)")
+        self.answers: list[Response] = []
+        context.on("response", self.note)
+
+    def note(self, response: Response) -> None:
+        if self.address.match(response.url):
+            self.answers.append(response)
+
+    def given(self) -> list[str]:
+        return [name for each in self.answers for name in each.all_headers().get("set-cookie", "").split("=")[:1] if name]
+
+    def sent(self) -> list[str]:
+        return [each.request.url for each in self.answers if "cookie" in each.request.all_headers()]
+
+
 @pytest.mark.parametrize("cookies", ["allowed", "blocked"])
 def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, cookies: str, tmp_path: Path) -> None:
     document = empty_document(stack.salesforce_port, stack.infobip_port)
@@ -192,13 +247,8 @@ def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, 
     if cookies == "blocked":
         quick = {"path": "switches.deploy_seconds", "value": 0.3}
         stack.control("PATCH", f"/control/orgs/{document['org']['orgId']}/setup", quick)
-    context = browser.new_context(viewport={"width": 1400, "height": 1100}, reduced_motion="reduce")
-    if cookies == "blocked":
-        # what a browser does that keeps no cookies of frames: they are neither stored nor sent
-        context.route(
-            re.compile(re.escape(stack.web_url) + "/(?!sf/)"),
-            lambda route: route.continue_(headers={k: v for k, v in route.request.headers.items() if k != "cookie"}),
-        )
+    context = open_context(stack, browser, cookies, tmp_path)
+    seen = Cookies(stack, context)
     setup = Setup(stack, document, context, pictures=cookies == "allowed")
     setup.connect()
     setup.sign_in("Sign in with Salesforce")
@@ -214,6 +264,8 @@ def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, 
     # what is left are the acts that are the administrator's own: members of the queue, permission sets of the reps
     trouble = setup.frame.locator("#doctor .finding:has(.dot.bad)").all_inner_texts()
     assert trouble == [], json.dumps(trouble, indent=1)
+    assert any(name.startswith("__Host-sid-") for name in seen.given())
+    assert bool(seen.sent()) == (cookies == "allowed"), seen.sent()
     setup.console.reload()
     if cookies == "allowed":
         setup.console.get_by_role("tab", name="Infobip BYOC").click()
@@ -252,12 +304,67 @@ def test_where_the_window_was_cut_off_a_person_carries_the_code(acme: tuple[Stac
     page.get_by_role("button", name="Sign in with Salesforce").click()
     start = page.get_by_role("link", name="Open it in a tab").get_attribute("href") or ""
     window = context.new_page()
+    page.set_viewport_size({"width": NARROW, "height": 700})
+    check_fits(page, "sign-in", page)
+    window.set_viewport_size({"width": NARROW, "height": 680})
     window.goto(stack.web_url + start)
     window.get_by_role("button", name=re.compile("Ada Admin")).click()
     code = window.locator("#shown-code").inner_text()
+    check_fits(window, "popup-code", window)
     page.get_by_label("The window shows a code? Type it here").fill(code)
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("heading", name="What is connected")).to_be_visible(timeout=WAIT_MS)
+    context.close()
+
+
+def test_what_is_refused_is_told_on_a_page_that_fits(acme: tuple[Stack, str], browser: Browser) -> None:
+    stack, _ = acme
+    page = browser.new_page(viewport={"width": NARROW, "height": 680})
+    for path, words, name in (
+        ("/sf/start", "This address is not complete.", "popup-refused"),
+        (
+            f"/sf/callback?error=access_denied&error_description={'end-user-denied-' * 15}",
+            "Salesforce says",
+            "popup-denied",
+        ),
+        ("/e/nobodys/", "This address is not known.", "refused"),
+        ("/templates?id=undefined", "which Salesforce org is yours?", "templates-start"),
+    ):
+        page.goto(stack.web_url + path)
+        expect(page.get_by_text(words)).to_be_visible()
+        check_fits(page, name, page)
+    page.close()
+
+
+def test_a_rep_signs_in_at_the_panel_and_stays_there(acme: tuple[Stack, str], browser: Browser) -> None:
+    """The bare address, as it may stand in the component of an org whose administrator has not changed it."""
+    stack, address = acme
+    context = browser.new_context(viewport={"width": NARROW, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(f"{stack.web_url}/templates?id=0Mw5g00000Unkno")
+    page.get_by_label("My Domain").fill(f"http://{HOST}:{stack.salesforce_port}")
+    page.get_by_role("button", name="Continue").click()
+    with page.expect_popup() as opened:
+        page.get_by_role("button", name="Sign in with Salesforce").click()
+    opened.value.get_by_role("button", name=re.compile("Marko Babic")).click()
+    expect(page.get_by_text("This session is not known here.")).to_be_visible(timeout=WAIT_MS)
+    assert page.url == f"{address}templates?id=0Mw5g00000Unkno"
+    check_fits(page, "panel-signed-in", page)
+    with page.expect_response(lambda each: each.status == 204, timeout=15_000):
+        pass  # it looks again by itself
+    hello = {"from": "385991234567", "to": "447700900123", "name": "Ana Horvat", "text": f"Hello {time.time_ns()}"}
+    stack.control("POST", "/control/phone/messages", hello)
+    arrived = wait(stack, "interaction", text=hello["text"])
+    page.goto(f"{address}templates?id={arrived['session']}")
+    expect(page.get_by_role("heading", name="Ana Horvat")).to_be_visible(timeout=WAIT_MS)
+    reply = {"org": arrived["org"], "conversation": arrived["conversation"], "text": f"Good day {time.time_ns()}"}
+    stack.control("POST", "/control/console/replies", reply)
+    expect(page.locator(".message", has_text=reply["text"])).to_contain_text(
+        re.compile("Sent|Delivered|Read"), timeout=WAIT_MS
+    )
+    page.goto(address)
+    expect(page.get_by_text("This page is for administrators.")).to_be_visible()
+    check_fits(page, "refused-rep", page)
     context.close()
 
 
@@ -281,3 +388,35 @@ def test_a_page_in_a_sandboxed_frame_offers_a_tab_of_its_own(acme: tuple[Stack, 
     expect(link).to_have_attribute("href", f"{address}?id=")
     expect(frame.get_by_role("button", name="Sign in with Salesforce")).to_be_hidden()
     page.close()
+
+
+@pytest.mark.parametrize("width", [380, 1400])
+def test_texts_are_saved_part_by_part_and_what_is_wrong_has_the_cursor(
+    acme: tuple[Stack, str], browser: Browser, width: int
+) -> None:
+    _, address = acme
+    context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(address)
+    with page.expect_popup() as opened:
+        page.get_by_role("button", name="Sign in with Salesforce").click()
+    opened.value.get_by_role("button", name=re.compile("Ada Admin")).click()
+    expect(page.get_by_role("heading", name="What is connected")).to_be_visible(timeout=WAIT_MS)
+    page.get_by_role("link", name="Texts and hand-over").first.click()
+    expect(page.get_by_role("heading", name="Texts of WhatsApp")).to_be_visible(timeout=WAIT_MS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_text("Add a language").click()
+    languages = page.locator("#languages")
+    languages.get_by_label("Welcome").last.fill("Not saved yet")
+    page.get_by_label("Wednesday").fill("nine to five")
+    page.get_by_role("button", name="Save", exact=True).click()
+    expect(page.get_by_text("is not from one time to another")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_label("Wednesday")).to_be_focused()
+    page.get_by_label("Wednesday").fill("9-17")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Saved.")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_label("Wednesday")).to_have_value("09:00-17:00")
+    expect(languages.get_by_label("Welcome").last).to_have_value("Not saved yet")
+    if os.environ.get("SAVE_PICTURES") and width > 380:
+        page.screenshot(path=PICTURES / "set-up-10-texts.png", full_page=True)
+    context.close()

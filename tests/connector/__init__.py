@@ -14,8 +14,10 @@ SCRT = "https://acme.my.salesforce-scrt.com"
 TOKEN_URL = f"{CORE}/services/oauth2/token"
 INTERACTIONS_URL = f"{SCRT}/api/v1/interactions"
 ACKNOWLEDGEMENT_URL = f"{SCRT}/api/v1/acknowledgement"
+CONVERSATION_URL = f"{SCRT}/api/v1/conversation"
 INFOBIP = "https://k2v9.api.infobip.com"
 SEND_URL = f"{INFOBIP}/whatsapp/1/message/text"
+TEMPLATE_URL = f"{INFOBIP}/whatsapp/1/message/template"
 
 ORG_ID = "00D5g00000ABcDEEA1"
 CHANNEL = "6f1f4a5e-2f0a-4e1c-9c55-0b9b6f9f2d31"
@@ -90,3 +92,24 @@ def acknowledge(client: InteractionClient | None = None, count: int = 2) -> None
 
 def send_to_infobip(client: InfobipClient, text: str = "Hello Ana, see https://shop.example.com/track/4711") -> None:
     client.send_text(sender=SENDER, to=END_USER, text=text, message_uuid=MESSAGE, notify_url=NOTIFY_URL)
+
+
+TEMPLATE = {
+    "templateName": "order_update",
+    "templateData": {
+        "header": {"type": "DOCUMENT", "mediaUrl": "https://files.example.com/1.pdf", "filename": "invoice-2291.pdf"},
+        "body": {"placeholders": ["Ada", "2291"]},
+        "buttons": [{"type": "QUICK_REPLY", "parameter": "confirm-2291"}, {"type": "URL", "parameter": "orders/2291"}],
+    },
+    "language": "en_GB",
+}
+
+
+def establish(**attributes: str) -> Delivered:
+    return interaction_client().establish(
+        context=CONTEXT, channel_address=CHANNEL, end_user=END_USER, routing_attributes=attributes
+    )
+
+
+def send_template(client: InfobipClient) -> None:
+    client.send_template(sender=SENDER, to=END_USER, content=TEMPLATE, message_uuid=MESSAGE, notify_url=NOTIFY_URL)

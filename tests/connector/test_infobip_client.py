@@ -17,7 +17,7 @@ from connector.http import (
     ServiceUnavailable,
 )
 from connector.infobip.client import is_duplicate
-from tests.connector import INFOBIP, SEND_URL, infobip_client, send_to_infobip
+from tests.connector import INFOBIP, SEND_URL, TEMPLATE_URL, infobip_client, send_template, send_to_infobip
 from tests.payloads import load
 
 ACCEPTED = load("infobip/answers/accepted")["body"]
@@ -42,6 +42,46 @@ def test_a_text_is_sent_as_recorded(base_url: str) -> None:
     responses.post(SEND_URL, json=ACCEPTED, match=[matchers.header_matcher(expected)])
     send_to_infobip(infobip_client(base_url))
     assert json.loads(responses.calls[0].request.body or "") == load("infobip/requests/send_text")
+
+
+@responses.activate
+def test_a_template_is_sent_as_recorded() -> None:
+    accepted = {"messages": [ACCEPTED], "bulkId": "a28dd97c"}
+    headers = {"Authorization": "App key-acme", "Accept": "application/json", "Content-Type": "application/json"}
+    responses.post(TEMPLATE_URL, json=accepted, match=[matchers.header_matcher(headers)])
+    send_template(infobip_client())
+    assert json.loads(responses.calls[0].request.body or "") == load("infobip/requests/send_template")
+
+
+@responses.activate
+def test_a_200_that_rejects_a_template_is_a_failure() -> None:
+    status = {"groupId": 5, "groupName": "REJECTED", "id": 12, "name": "REJECTED_NOT_ENOUGH_CREDITS", "description": "x"}
+    responses.post(TEMPLATE_URL, json={"messages": [ACCEPTED | {"status": status}]})
+    with pytest.raises(RequestRejected) as caught:
+        send_template(infobip_client())
+    assert caught.value.code == "REJECTED_NOT_ENOUGH_CREDITS"
+
+
+@responses.activate
+@pytest.mark.parametrize("body", [{}, {"messages": None}, {"messages": []}, {"messages": [7]}, {"messages": [{}]}])
+def test_a_200_that_says_nothing_of_a_template_is_a_success(body: object) -> None:
+    responses.post(TEMPLATE_URL, json=body)
+    send_template(infobip_client())
+
+
+@responses.activate
+def test_a_template_that_was_taken_before_is_a_success() -> None:
+    status = {"groupId": 5, "groupName": "REJECTED", "id": 23, "name": "REJECTED_DUPLICATE_MESSAGE_ID"}
+    responses.post(TEMPLATE_URL, json={"messages": [ACCEPTED | {"status": status}]})
+    send_template(infobip_client())
+
+
+@responses.activate
+def test_an_error_for_a_template_is_read_as_any() -> None:
+    responses.post(TEMPLATE_URL, status=429, json={}, headers={"Retry-After": "3"})
+    with pytest.raises(RateLimited) as caught:
+        send_template(infobip_client())
+    assert caught.value.retry_after == 3
 
 
 @responses.activate

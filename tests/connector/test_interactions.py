@@ -25,6 +25,7 @@ from tests.connector import (
     CHANNEL,
     CONTEXT,
     CONVERSATION,
+    CONVERSATION_URL,
     CORE,
     END_USER,
     ENTRY,
@@ -32,6 +33,7 @@ from tests.connector import (
     TICK,
     Tokens,
     acknowledge,
+    establish,
     interaction_client,
     send_to_salesforce,
 )
@@ -64,6 +66,45 @@ def test_a_text_is_sent_as_recorded() -> None:
     responses.post(INTERACTIONS_URL, status=202, json=ACCEPTED)
     assert send_to_salesforce() == Delivered(CONVERSATION, "0Mw5g000000AbCdCAK")
     assert posted() == load("salesforce/requests/interaction")
+
+
+@responses.activate
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a_conversation_is_opened_as_recorded(status: int) -> None:
+    answer = {"conversationIdentifier": CONVERSATION, "messagingSessionId": "0Mw5g000000AbCdCAK", "success": True}
+    responses.post(CONVERSATION_URL, status=status, json=answer)
+    assert establish(newEndUserName="Ana Horvat") == Delivered(CONVERSATION, "0Mw5g000000AbCdCAK")
+    request = responses.calls[0].request
+    assert json.loads(request.body or "") == load("salesforce/requests/establish")
+    assert request.headers["Content-Type"] == "application/json"
+    assert (request.headers["OrgId"], request.headers["AuthorizationContext"]) == ("00D5g00000ABcDE", CONTEXT)
+
+
+@responses.activate
+def test_a_conversation_is_opened_without_attributes_and_without_an_answer() -> None:
+    responses.post(CONVERSATION_URL, status=202, json={})
+    assert establish() == Delivered("", "")
+    assert "routingAttributes" not in json.loads(responses.calls[0].request.body or "")
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, 10055, ServiceUnavailable),
+        (400, 10056, ServiceUnavailable),
+        (400, 10052, CustomerMustAct),
+        (400, 10096, RequestRejected),
+        (503, None, ServiceUnavailable),
+    ],
+)
+def test_a_conversation_that_is_refused_says_whether_to_try_again(
+    status: int, code: int | None, kind: type[ApiError]
+) -> None:
+    responses.post(CONVERSATION_URL, status=status, json={"message": "No.", "code": code})
+    with pytest.raises(kind) as caught:
+        establish()
+    assert type(caught.value) is kind
 
 
 @responses.activate

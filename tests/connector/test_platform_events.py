@@ -2,14 +2,27 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import grpc.aio
 import pytest
 
 from connector.events import Ignored, ReplyWritten, Text, UnexpectedPayload, Unsupported
-from connector.http import AddressRefused
-from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, open_channel, parse_event
+from connector.http import AddressRefused, ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
+from connector.salesforce import pubsub
+from connector.salesforce.auth import AccessToken
+from connector.salesforce.platform_events import (
+    PlatformEvent,
+    Topic,
+    created_at,
+    may_subscribe,
+    open_channel,
+    parse_event,
+)
 from tests.payloads import load, record
 
 TOPIC = Topic("/event/Infobip_Event__e", "00D5g00000ABcDE", "EventType__c", "Payload__c")
@@ -164,3 +177,78 @@ def test_no_token_goes_to_another_endpoint(endpoint: str, plaintext: bool) -> No
             open_channel(endpoint, plaintext=plaintext)
 
     asyncio.run(scenario())
+
+
+# asking whether a topic may be read
+
+
+@contextmanager
+def pubsub_that_answers(status: grpc.StatusCode, code: str = "", can_subscribe: bool = False) -> Iterator[str]:
+    """Play the one call, on a socket of this machine."""
+
+    def get_topic(request: Any, context: Any) -> Any:
+        if status is not grpc.StatusCode.OK:
+            context.set_trailing_metadata((("error-code", f"sfdc.platform.eventbus.grpc.{code}"),))
+            context.abort(status, "no")
+        return pubsub.TopicInfo(topic_name=request.topic_name, can_subscribe=can_subscribe, can_publish=True)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        get_topic,
+        request_deserializer=pubsub.TopicRequest.FromString,
+        response_serializer=pubsub.TopicInfo.SerializeToString,
+    )
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(pubsub.SERVICE, {"GetTopic": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def ask(endpoint: str) -> bool | None:
+    token = AccessToken("00D!secret", "https://acme.my.salesforce.com")
+    return may_subscribe(endpoint, "/event/Infobip_Event__e", "00D5g00000ABcDEEA4", token, plaintext=True)
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_whether_a_topic_may_be_read_is_not_whether_it_may_be_written(may: bool) -> None:
+    with pubsub_that_answers(grpc.StatusCode.OK, can_subscribe=may) as endpoint:
+        assert ask(endpoint) is may
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (grpc.StatusCode.NOT_FOUND, "topic.not.found", None),
+        (grpc.StatusCode.PERMISSION_DENIED, "topic.meta.permission", False),
+    ],
+)
+def test_a_topic_that_is_hidden_or_not_there_is_told_apart(
+    status: grpc.StatusCode, code: str, expected: bool | None
+) -> None:
+    with pubsub_that_answers(status, code) as endpoint:
+        assert ask(endpoint) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "service.auth.error", AuthenticationFailed),
+        (grpc.StatusCode.UNAUTHENTICATED, "a.new.one", AuthenticationFailed),
+        (grpc.StatusCode.PERMISSION_DENIED, "service.tenant.license", CustomerMustAct),
+        (grpc.StatusCode.UNAVAILABLE, "service.unavailable", ServiceUnavailable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "service.protection.triggered", ServiceUnavailable),
+    ],
+)
+def test_a_question_that_is_not_answered_says_why_and_holds_no_token(
+    status: grpc.StatusCode, code: str, error: type[ApiError]
+) -> None:
+    with pubsub_that_answers(status, code) as endpoint, pytest.raises(ApiError) as raised:
+        ask(endpoint)
+    assert type(raised.value) is error and "secret" not in str(raised.value)
+
+
+def test_a_token_goes_to_salesforce_only() -> None:
+    for endpoint in ("evil.example:7443", "api.pubsub.salesforce.com.evil.example:443"):
+        with pytest.raises(AddressRefused):
+            ask(endpoint)

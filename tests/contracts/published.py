@@ -21,6 +21,7 @@ FOLDER = PROJECT / os.environ.get("CONTRACTS_DIR", "../shared/contracts")
 WHATSAPP = "infobip/whatsapp.json"
 MESSAGES_API = "infobip/messages-api.json"
 COMMON_ASSETS = "infobip/common-assets.json"
+CONVERSATIONS = "infobip/conversations.json"
 SETUP = [
     f"infobip/{name}.json"
     for name in (

@@ -15,14 +15,18 @@ from tests.connector import (
     ACKNOWLEDGEMENT_URL,
     CHANNEL,
     CONTEXT,
+    CONVERSATION_URL,
     END_USER,
     ENTRY,
     INTERACTIONS_URL,
     SEND_URL,
+    TEMPLATE_URL,
     TICK,
     acknowledge,
+    establish,
     infobip_client,
     interaction_client,
+    send_template,
     send_to_infobip,
     send_to_salesforce,
 )
@@ -115,6 +119,26 @@ def test_a_send_fits_the_contract(text: str) -> None:
     body = json.loads(request.body)
     assert contract.problems(contract.request("/whatsapp/1/message/text"), body) == []
     assert body["content"]["text"] == text
+
+
+@responses.activate
+def test_a_template_fits_the_contract() -> None:
+    contract = load(WHATSAPP)
+    responses.post(TEMPLATE_URL, json={"messages": [recorded("infobip/answers/accepted")["body"]]})
+    send_template(infobip_client())
+    body = json.loads(responses.calls[0].request.body or "")
+    assert contract.problems(contract.request("/whatsapp/1/message/template"), body) == []
+
+
+@responses.activate
+@pytest.mark.parametrize("attributes", [{}, {"newEndUserName": "Ana Horvat"}])
+def test_an_opened_conversation_fits_the_contract(attributes: dict[str, str]) -> None:
+    contract = load(INTERACTIONS)
+    responses.post(CONVERSATION_URL, status=202, json={"success": True})
+    establish(**attributes)
+    request: Any = responses.calls[0].request
+    assert contract.problems(contract.request("/conversation"), json.loads(request.body)) == []
+    _check_headers(contract, "/conversation", request)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,17 @@ from tests.connector import (
     infobip_client,
     send_to_salesforce,
 )
-from tests.contracts.published import EVENTS, INTERACTIONS, MESSAGES_API, PROJECT, WHATSAPP, load, without_nulls
+from tests.contracts.published import (
+    COMMON_ASSETS,
+    CONVERSATIONS,
+    EVENTS,
+    INTERACTIONS,
+    MESSAGES_API,
+    PROJECT,
+    WHATSAPP,
+    load,
+    without_nulls,
+)
 from tests.payloads import load as recorded
 
 SECRET, API_KEY = "s3cret", "key-acme"
@@ -369,6 +379,51 @@ def test_platform_events_have_the_published_shape(world: Sandbox) -> None:
     assert SessionEnded(delivered.conversation, delivered.session) in read_as
 
 
+def test_a_conversation_of_a_chatbot_has_the_published_shape(world: Sandbox) -> None:
+    contract, place = load(CONVERSATIONS), "/ccaas/1/conversations/{conversationId}"
+    document = _document(world)
+    document["channels"][0]["senders"][0]["chatbotFirst"] = True
+    world.control("orgs", {"document": document, "webhooks": {"main": world.door}, "title": "Acme"})
+    world.control("chatbot", {"lag": 0})
+    try:
+        world.control("phone/messages", {"from": END_USER, "to": SENDER, "name": "Ada Winter", "text": "Where is it?"})
+        (event,) = [body for body in world.wait_for_webhooks(2) if "payload" in body]
+        # nobody is assigned and no form is filled: null is the likely word for that, though no schema says so
+        unused = {name: {"id": str(uuid4()), "name": name} for name, value in event["payload"].items() if value is None}
+        described = {**event, "payload": event["payload"] | unused}
+        assert load(COMMON_ASSETS).problems(load(COMMON_ASSETS).webhook("conversation-event-webhook"), described) == []
+        url = f"{world.infobip}/ccaas/1/conversations/{event['payload']['id']}"
+
+        def call(method: str, path: str, body: Any = None) -> Any:
+            headers = {"Authorization": f"App {API_KEY}", "Accept": "application/json"}
+            answer = requests.request(method, url + path, json=body, headers=headers, timeout=10)
+            assert answer.status_code == 200, answer.text
+            described = contract.answer(place + path.partition("?")[0], 200, method=method.lower())
+            assert contract.problems(described, answer.json()) == []
+            return answer.json()
+
+        _until(lambda: len(call("GET", "/messages?limit=999&orderBy=createdAt:asc")["messages"]) == 2)
+        call("PUT", "/assignee", {"agentId": str(uuid4())})
+        call("DELETE", "/assignee")
+        call("POST", "/tags", {"tagName": "order"})
+        call("POST", "/notes", {"content": "Handed over"})
+        assert call("GET", "")["status"] == "OPEN"
+        assert call("PATCH", "", {"status": "CLOSED"})["status"] == "CLOSED"
+    finally:
+        world.control("orgs", {"document": _document(world), "webhooks": {"main": world.door}, "title": "Acme"})
+
+
+def test_a_conversation_without_a_message_begins_with_the_published_shape(world: Sandbox) -> None:
+    contract = load(INTERACTIONS)
+    person = {"subject": "15550002222", "role": "EndUser", "appType": "custom"}
+    answer = world.post("/conversation", {"channelAddressIdentifier": CHANNEL, "participants": [person]})
+    assert answer.status_code == 202
+    assert contract.problems(contract.answer("/conversation", 202), answer.json()) == []
+    refused = world.post("/conversationHistory", {})
+    assert refused.json()["code"] == 10057
+    assert contract.problems(contract.answer("/conversationHistory", refused.status_code), refused.json()) == []
+
+
 def _session_with_a_reply(world: Sandbox) -> tuple[Delivered, str]:
     delivered = send_to_salesforce(world.client())
     reply = {"org": ORG_ID, "conversation": delivered.conversation, "text": "Hello Ana"}
@@ -416,6 +471,19 @@ def test_a_send_answers_with_the_published_shape(
     if status == 200:
         assert answer.json()["messageId"] == body["messageId"]
         assert answer.json()["status"]["groupName"] == ("REJECTED" if fault else "PENDING")
+
+
+@pytest.mark.parametrize(
+    ("status", "change"), [(200, {}), (400, {"from": None}), (400, {"content": {"templateName": "order_update"}})]
+)
+def test_a_template_answers_with_the_published_shape(world: Sandbox, status: int, change: dict[str, Any]) -> None:
+    contract = load(WHATSAPP)
+    (message,) = recorded("infobip/requests/send_template")["messages"]
+    body = {"messages": [message | {"messageId": str(uuid4()), "notifyUrl": f"{world.door}/unread"} | change]}
+    headers = {"Authorization": f"App {API_KEY}", "Accept": "application/json"}
+    answer = requests.post(f"{world.infobip}/whatsapp/1/message/template", json=body, headers=headers, timeout=10)
+    assert answer.status_code == status
+    assert contract.problems(contract.answer("/whatsapp/1/message/template", status), answer.json()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The lane protocol against the real database; where two processes race, two connections do."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from messaging import lanes
-from messaging.ingest import receive_webhook
+from messaging.ingest import OurTemplate, address, receive_webhook
 from messaging.lanes import Claim, Result, Waiting
 from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Message, Outcome, Status
+from messaging.relay import untold
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 
@@ -415,3 +417,28 @@ def test_positions_are_given_under_the_lock_of_the_lane(acme: World) -> None:
         ("two", 2),
         ("three", 3),
     ]
+
+
+def queue_template(world: World) -> Message:
+    template = OurTemplate(uuid4(), {"templateName": "order_update"}, "Template order_update (en)")
+    with transaction.atomic():
+        address(world.sender, "385991234567", name="", language="", template=template)
+    return Message.objects.get(uuid=template.uuid)
+
+
+def test_a_template_does_not_end_with_the_window(acme: World) -> None:
+    queue_template(acme)
+    Conversation.objects.update(window_closes_at=timezone.now() - timedelta(minutes=1))
+    ((claim, message, attempt_id),) = take()
+    assert message.template is not None and json.loads(message.template) == {"templateName": "order_update"}
+    record(ended((claim, message, attempt_id), Outcome.RETRY))
+    assert Message.objects.get().status == Status.PENDING
+
+
+def test_salesforce_is_told_nothing_of_what_it_has_no_entry_of(acme: World) -> None:
+    message = queue_template(acme)
+    Conversation.objects.update(identifier="c0a2c1b4")
+    Message.objects.update(status=Status.DELIVERED)
+    assert untold([message.conversation_id]) == {}
+    Message.objects.update(ours=False)
+    assert untold([message.conversation_id]).keys() == {message.conversation_id}

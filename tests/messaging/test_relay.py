@@ -1,16 +1,19 @@
 """A process's share of the lanes: what is in the rows when a far side is called."""
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection
+import responses
+from django.db import connection, transaction
 
 from connector.salesforce.interactions import Delivered, InteractionClient
 from messaging import relay as relay_module
-from messaging.ingest import receive_webhook
+from messaging.ingest import OurTemplate, address, receive_webhook
 from messaging.models import Attempt, Message, Outcome, Status
 from messaging.relay import Relay
 from tenants.tenancy import every_org
@@ -48,3 +51,24 @@ def test_a_try_is_committed_before_the_far_side_is_called(acme: World, monkeypat
     relay.stop()
     assert seen == [(Outcome.OPEN, "hello")]
     assert Message.objects.get().status == Status.SENT
+
+
+def test_a_template_leaves_through_the_door_for_templates(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "HEARTBEAT_SECONDS", 60.0)
+    content = {"templateName": "order_update", "templateData": {"body": {"placeholders": ["Ada"]}}, "language": "en"}
+    template = OurTemplate(uuid4(), content, "Template order_update (en): Ada")
+    with transaction.atomic():
+        address(acme.sender, "385991234567", name="", language="", template=template)
+    with responses.RequestsMock() as infobip:
+        infobip.post("https://acme.api.infobip.com/whatsapp/1/message/template", json={"messages": [{}]})
+        relay = Relay(threads=2)
+        relay.start()
+        relay.ring()
+        end = time.monotonic() + 10
+        while Message.objects.get().status != Status.SENT and time.monotonic() < end:
+            time.sleep(0.02)
+        relay.stop()
+        (message,) = json.loads(infobip.calls[0].request.body or "")["messages"]
+    assert Message.objects.get().status == Status.SENT
+    assert (message["to"], message["content"], message["messageId"]) == ("385991234567", content, str(template.uuid))
+    assert message["notifyUrl"] == acme.account.webhook_url

@@ -1,5 +1,6 @@
 """Each recorded payload is run through its parser and compared with the event that it stands for."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,9 +12,11 @@ from connector.events import (
     Event,
     Ignored,
     MessageReceived,
+    Place,
     Receipt,
     ReceiptReceived,
     ReplyWritten,
+    RepsChanged,
     SessionEnded,
     Text,
     UnexpectedPayload,
@@ -27,7 +30,7 @@ from connector.http import (
     RequestRejected,
     ServiceUnavailable,
 )
-from connector.infobip import webhooks
+from connector.infobip import content, webhooks
 from connector.infobip.reasons import REASONS
 from connector.salesforce.interactions import Delivered
 from connector.salesforce.platform_events import PlatformEvent, Topic, parse_event
@@ -146,7 +149,16 @@ INFOBIP: dict[str, Event] = {
     "reports/messages_api_undeliverable": _NO_SESSION,
     "reports/messages_api_seen": ReceiptReceived(MESSAGE, Receipt.READ, _SEEN),
     "notices/template_status": Ignored("template change"),
-    "notices/conversation_message": Ignored("conversation event"),
+    "notices/conversation_message": MessageReceived(
+        external_id="wamid.HBgMNDQ3NzAwOTAwOTk5FQIAEhggQUM3RjE5RDA4QjRDMkUx",
+        sender="447700900123",
+        end_user="447700900999",
+        aliases=(),
+        name="Ada Winter",
+        text="I still have no parcel",
+        received_at=datetime(2026, 3, 2, 8, 30, 5, tzinfo=UTC),
+        place=Place("4461ea29-c09e-4ba8-a751-df86cf0a0eb9", "25774a87-078a-4fe7-8d43-127809479964"),
+    ),
 }
 INFOBIP_FOLDERS = ("whatsapp", "messages_api", "reports", "notices")
 
@@ -186,8 +198,8 @@ def test_every_kind_that_is_rendered_has_a_recording() -> None:
         for name in MESSAGES_API
         for content in load(f"infobip/messages_api/{name}")["results"][0]["content"]
     }
-    assert whatsapp >= webhooks._WHATSAPP_KINDS.keys()
-    assert messages_api >= webhooks._MESSAGES_API_KINDS.keys()
+    assert whatsapp >= content.WHATSAPP_KINDS.keys()
+    assert messages_api >= content.MESSAGES_API_KINDS.keys()
 
 
 # Salesforce
@@ -210,8 +222,8 @@ EVENTS: dict[str, Event] = {
     "text_with_entry_payload_as_string": _reply(_ENTRY, _HELLO, 1785312300000),
     "text_without_inner_payload": _reply(_ENTRY, _HELLO, 1785312300000, conversation=""),
     "text_from_chatbot": _reply("b4f0e7c9-7b1d-4e55-9d15-2d5b8f6c1a45", Text("How can I help?"), 1785312305000),
-    "text_as_automated_response": _reply(
-        "c4f0e7c9-7b1d-4e55-9d15-2d5b8f6c1a46", Text("We will be with you soon."), 1785312306000
+    "text_as_automated_response": replace(
+        _reply("c4f0e7c9-7b1d-4e55-9d15-2d5b8f6c1a46", Text("We will be with you soon."), 1785312306000), automatic=True
     ),
     "text_of_the_end_user": Ignored("the end user's own message"),
     "attachments": _reply("80bb78b1-0000-4e22-ac55-5d517231ca1e", Unsupported("Attachments"), 1785312360800),
@@ -223,7 +235,7 @@ EVENTS: dict[str, Event] = {
     "read_acknowledgement": Ignored("ReadAcknowledgement"),
     "delivery_acknowledgement": Ignored("DeliveryAcknowledgement"),
     "message_updated": Ignored("MessageUpdated"),
-    "participant_changed": Ignored("ParticipantChanged"),
+    "participant_changed": RepsChanged(CONVERSATION, joined=True, left=False),
     "session_status_changed": SessionEnded(CONVERSATION, "0Mw5g000000AbCdCAK"),
     "routing_work_result": Ignored("RoutingWorkResult"),
     "routing_requested": Ignored("RoutingRequested"),

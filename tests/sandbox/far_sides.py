@@ -153,10 +153,10 @@ class FarSides:
         async with self.client.post(url, json=body, headers=self.headers(token)) as response:
             return response.status, await response.json()
 
-    async def send(self, body: Any, **headers: str | None) -> tuple[int, dict[str, Any]]:
+    async def send(self, body: Any, kind: str = "text", **headers: str | None) -> tuple[int, dict[str, Any]]:
         usual = {"Authorization": "App key-acme", "Accept": "application/json"}
         kept = {name: value for name, value in (usual | headers).items() if value is not None}
-        async with self.client.post(f"{self.infobip}/whatsapp/1/message/text", json=body, headers=kept) as response:
+        async with self.client.post(f"{self.infobip}/whatsapp/1/message/{kind}", json=body, headers=kept) as response:
             return response.status, await response.json()
 
     async def journal(self, **wanted: Any) -> list[dict[str, Any]]:

@@ -158,6 +158,66 @@ def test_outside_the_window_a_send_is_accepted_and_reported_undeliverable() -> N
     asyncio.run(scenario())
 
 
+ORDER_UPDATE: dict[str, Any] = {
+    "templateName": "order_update",
+    "templateData": {"body": {"placeholders": ["Ada"]}, "buttons": [{"type": "URL", "parameter": "orders/1"}]},
+    "language": "en_GB",
+}
+
+
+def template(**changed: Any) -> dict[str, Any]:
+    message = text(content=ORDER_UPDATE | changed.pop("content", {})) | changed
+    return {"messages": [{name: value for name, value in message.items() if value is not None}]}
+
+
+def test_a_template_arrives_outside_the_window_too() -> None:
+    async def scenario() -> None:
+        async with far_sides() as sides:
+            await sides.control("POST", "/control/reports", {"delivered": 0.01, "seen": 0.01})
+            body = template()
+            status, answer = await sides.send(body, "template")
+            (taken,) = answer["messages"]
+            assert (status, taken["messageId"]) == (200, body["messages"][0]["messageId"]) and answer["bulkId"]
+            assert taken["status"]["name"] == "PENDING_ENROUTE"
+            await sides.until(lambda: len(sides.arrived) == 2)
+            assert results(sides)[0]["status"]["id"] == 5
+            assert [entry["text"] for entry in await sides.journal(kind="send")] == ["order_update"]
+            assert [entry["text"] for entry in await sides.journal(kind="shown")] == ["order_update"]
+
+    asyncio.run(scenario())
+
+
+def test_templates_that_break_a_limit_are_refused_with_the_field() -> None:
+    values = "content.templateData.body.placeholders"
+    bad: list[tuple[dict[str, Any], str]] = [
+        (template(**{"from": None}), "from"),
+        (template(**{"from": "447700900999"}), "from"),
+        (template(content={"templateName": None}), "content.templateName"),
+        (template(content={"templateName": "Order update"}), "content.templateName"),
+        (template(content={"templateName": "x" * 513}), "content.templateName"),
+        (template(content={"language": None}), "content.language"),
+        (template(content={"templateData": None}), values),
+        (template(content={"templateData": {"body": {"placeholders": [""]}}}), values),
+        (template(content={"templateData": {"body": {"placeholders": [None]}}}), values),
+        (
+            template(content={"templateData": {"body": {"placeholders": []}, "buttons": [{}]}}),
+            "content.templateData.buttons[0].type",
+        ),
+        (text(), "body"),
+        ({"messages": []}, "body"),
+    ]
+
+    async def scenario() -> None:
+        async with far_sides() as sides:
+            for body, field in bad:
+                status, answer = await sides.send(body, "template")
+                assert status == 400, field
+                assert list(answer["requestError"]["serviceException"]["validationErrors"]) == [field]
+            assert not await sides.journal(kind="send")
+
+    asyncio.run(scenario())
+
+
 def test_a_repeated_message_id_is_shown_twice_unless_it_is_asked_to_notice() -> None:
     async def scenario() -> None:
         async with far_sides() as sides:

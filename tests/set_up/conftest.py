@@ -118,6 +118,7 @@ def far_side() -> Iterator[FarSide]:
 @pytest.fixture
 def move_in(far_side: FarSide, db: None, settings: Settings) -> Any:
     settings.ALLOW_LOCAL_UPSTREAMS = True
+    settings.SALESFORCE_PUBSUB_ENDPOINT = f"127.0.0.1:{far_side.ports['pubsub']}"
 
     def move_in(name: str) -> Company:
         number = next(numbers)

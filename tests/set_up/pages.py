@@ -15,7 +15,7 @@ from tenants.models import Membership, Org, Role, WebSession
 from tenants.tenancy import every_org
 from tests.tenants.salesforce import OURS
 
-STEPS = ("connect", "byoc", "channel", "accounts", "senders", "summary")
+STEPS = ("connect", "byoc", "channel", "texts", "accounts", "senders", "summary")
 
 
 def signed_in(org: Org, role: Role = Role.ADMIN, name: str = "Ada Admin") -> Client:

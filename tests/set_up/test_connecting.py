@@ -307,9 +307,21 @@ def test_the_channels_of_the_org_are_found_with_what_they_are_made_of(acme: Comp
 def test_saving_a_channel_twice_keeps_one(acme: Company) -> None:
     with org_scope(acme.org.pk):
         (found,) = connecting.find_channels(acme.org)
-        for welcome in ("Hello", "Hello there"):
-            connecting.keep_channel(acme.org, found, context="Infobip_WhatsApp", welcome=welcome, closing="", who="Ada")
-        assert Channel.objects.get(org=acme.org).welcome_message == "Hello there"
+        Channel.objects.all().delete()
+        for context in ("Other", "Infobip_WhatsApp"):
+            connecting.keep_channel(acme.org, found, context=context, who="Ada")
+        kept = Channel.objects.get(org=acme.org)
+    assert kept.authorization_context == "Infobip_WhatsApp"
+    assert (kept.welcome_message, kept.closing_message) == (connecting.WELCOME, connecting.CLOSING)
+
+
+def test_saving_a_channel_again_leaves_its_texts(acme: Company) -> None:
+    acme.keep(acme.channel, welcome_message="", closing_message="Bye")
+    with org_scope(acme.org.pk):
+        (found,) = connecting.find_channels(acme.org)
+        connecting.keep_channel(acme.org, found, context="Infobip_WhatsApp", who="Ada")
+        kept = Channel.objects.get(org=acme.org)
+    assert (kept.welcome_message, kept.closing_message) == ("", "Bye")
 
 
 # Infobip

@@ -7,16 +7,23 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
 
+from config.celery import app
+from messaging import tasks
 from tenants import connecting, doctor
 from tenants.doctor import State
-from tenants.models import Checkup, InfobipAccount
+from tenants.models import Checkup, InfobipAccount, Role
 from tenants.onboarding import SetupProblem
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
+from tests.set_up.pages import alerts, signed_in
 from tests.set_up.test_faults import mute_reports, unsign
+from tests.tenants.salesforce import OURS
 
 DEAD = "http://127.0.0.1:9"  # nobody listens
 
@@ -136,12 +143,26 @@ def test_infobip_being_down_hides_nothing_of_salesforce(acme: Company) -> None:
         for title in (
             "API key of Infobip",
             "Life of Infobip's API key",
+            "Addresses of Infobip's API key",
             "Subscription to WhatsApp events",
             "Forwarding of the senders",
             "State of the senders at WhatsApp",
         )
     }
     assert all(findings[title].found.startswith("not looked at: ") for title in unknown)
+
+
+def test_a_key_that_lists_all_our_addresses_raises_no_alarm(acme: Company, settings: Settings) -> None:
+    settings.OUTBOUND_ADDRESSES = ["127.0.0.1", "203.0.113.7"]
+    acme.at_infobip(allowedIPs=["not an address", "127.0.0.1", "203.0.113.0/24"])
+    assert acme.troubles() == {}
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9", "evil.example:7443"])
+def test_a_pubsub_api_that_cannot_be_asked_is_not_said_to_refuse(acme: Company, endpoint: str) -> None:
+    acme.keep(acme.org.salesforce, pubsub_endpoint=endpoint)
+    (trouble,) = acme.troubles().values()
+    assert (trouble.title, trouble.state) == ("Stream of the platform event", State.UNKNOWN)
 
 
 def test_an_account_that_does_not_answer_hides_no_other_account(acme: Company) -> None:
@@ -207,6 +228,84 @@ def test_once_a_day_is_enough_and_one_failure_costs_no_other(
     seen.clear()
     doctor.examine_due()
     assert seen == [acme.org.pk]
+
+
+def test_beat_lets_the_doctor_look(acme: Company) -> None:
+    acme.edit("MessagingChannel.IsActive", False)
+    tasks.examine_orgs()
+    with every_org():
+        kept = Checkup.objects.get(org=acme.org)
+    assert [each["title"] for each in kept.findings if each["state"] == "bad"] == ["WhatsApp is active"]
+    assert tasks.examine_orgs.name in {each["task"] for each in app.conf.beat_schedule.values()}
+
+
+# what is shown of it
+
+
+def page_of_doctor(company: Company, client: Client, **fields: str) -> str:
+    path = f"/e/{company.org.handle}/doctor"
+    answer = client.post(path, fields, **OURS) if fields else client.get(path)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_the_page_says_that_all_is_well_or_what_is_not_and_how_to_mend_it(acme: Company) -> None:
+    ada = signed_in(acme.org)
+    page = page_of_doctor(acme, ada)
+    assert "checks are well." in page and "Fix it" not in page and 'class="dot bad"' not in page
+    acme.edit("MessagingChannel.IsActive", False)
+    spoil_subscription(acme)
+    page = page_of_doctor(acme, ada)
+    assert page.count('class="dot bad"') == 2
+    assert "WhatsApp is active</strong>: not active" in page and "Open in Setup" in page
+    assert page.index("WhatsApp is active") < page.index("checks are well")
+    assert page.count("Fix it") == 1
+
+
+def test_the_pages_button_mends_and_the_page_shows_what_is_left(acme: Company, rival: Company) -> None:
+    ada = signed_in(acme.org)
+    spoil_subscription(acme)
+    spoil_subscription(rival)
+    page = page_of_doctor(acme, ada, fix="subscribe", about=str(rival.account.uuid))
+    assert page.count("Fix it") == 1 and rival.at_infobip()["subscriptions"] == {}
+    assert "Fix it" not in page_of_doctor(acme, ada, fix="subscribe", about=str(acme.account.uuid))
+    assert notes(acme) == ["subscribe"]
+
+
+def test_the_page_says_why_something_could_not_be_mended(acme: Company) -> None:
+    acme.edit("CustomMsgChannel", None)
+    page = page_of_doctor(acme, signed_in(acme.org), fix="join", about=acme.channel.channel_address_identifier)
+    assert "does not let our integration user do it" in alerts(page)[""] and "Fix it" in page
+
+
+def test_the_page_is_for_administrators(acme: Company) -> None:
+    spoil_subscription(acme)
+    rep = signed_in(acme.org, Role.REP)
+    fields = {"fix": "subscribe", "about": str(acme.account.uuid)}
+    assert rep.get(f"/e/{acme.org.handle}/doctor").status_code == 403
+    assert rep.post(f"/e/{acme.org.handle}/doctor", fields, **OURS).status_code == 403
+    assert notes(acme) == []
+
+
+def test_operators_see_what_was_found_and_let_the_doctor_look_again(acme: Company) -> None:
+    acme.edit("MessagingChannel.IsActive", False)
+    acme.edit("GroupMember", None)
+    acme.examine()
+    operator = Client()
+    operator.force_login(User.objects.create_superuser("operator"))
+    with every_org():
+        checkup = Checkup.objects.get(org=acme.org)
+    listed = operator.get("/admin/tenants/checkup/").content.decode()
+    assert "Acme" in listed and '<td class="field-bad">1</td><td class="field-warnings">1</td>' in listed
+    report = operator.get(f"/admin/tenants/checkup/{checkup.pk}/change/").content.decode()
+    assert "<td>bad</td><td>WhatsApp is active</td><td>not active</td>" in report
+    assert report.index("WhatsApp is active") < report.index("<td>good</td>")
+    acme.edit("MessagingChannel.IsActive", True)
+    again = {"action": "examine_again", "_selected_action": str(checkup.pk)}
+    assert operator.post("/admin/tenants/checkup/", again, follow=True).status_code == 200
+    with every_org():
+        checkup.refresh_from_db()
+    assert [each["title"] for each in checkup.findings if each["state"] != "good"] == ["Members of the queue"]
 
 
 def test_the_command_says_what_is_wrong_and_ends_accordingly(acme: Company, rival: Company) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Lane, Message, Side
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Side
 from sandbox import rest
 from tenants import broker, connecting, doctor
 from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
-from tenants.tenancy import every_org
+from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
 
 Patch = pytest.MonkeyPatch
@@ -95,6 +96,11 @@ def let_key_end(company: Company, patch: Patch) -> None:
     company.at_infobip(validTo=(timezone.now() + timedelta(days=5)).isoformat())
 
 
+def forget_address(company: Company, patch: Patch) -> None:
+    patch.setattr(settings, "OUTBOUND_ADDRESSES", ["127.0.0.1", "203.0.113.7"])
+    company.at_infobip(allowedIPs=["127.0.0.1", "198.51.100.0/24"])
+
+
 def in_account(change: Callable[[Any], object]) -> Callable[[Company, Patch], object]:
     """Change what no call of the control API changes."""
 
@@ -129,6 +135,19 @@ def change_secret(company: Company, patch: Patch) -> None:
     company.keep(company.account, previous_webhook_secret="the-one-of-before")
 
 
+def refuse_handover(company: Company, patch: Patch) -> None:
+    with every_org():
+        Handover.objects.create(
+            org=company.org,
+            account=company.account,
+            infobip_conversation="4461ea29",
+            end_user="385991234567",
+            state=Handover.State.REFUSED,
+            called_at=timezone.now(),
+            problem="senderNumber did not write in this conversation",
+        )
+
+
 def stop_stream(**values: object) -> Callable[[Company, Patch], object]:
     def plant(company: Company, patch: Patch) -> None:
         with every_org():
@@ -145,6 +164,35 @@ def forget_stream(company: Company, patch: Patch) -> None:
 def open_circuit(company: Company, patch: Patch) -> None:
     with every_org():
         Circuit.objects.create(org=company.org, side=Side.INFOBIP, opened_at=timezone.now())
+
+
+def see_automatic_response(company: Company, patch: Patch) -> None:
+    company.keep(company.channel, welcome_message="Hang tight.", closing_message="Goodbye.")
+    broker.note_automatic(company.channel.pk)
+
+
+def be_refused_history(company: Company, patch: Patch) -> None:
+    company.keep(company.channel, transcript="native")
+    company.keep(company.org.salesforce, history_refused_at=timezone.now())
+
+
+def lose_token(company: Company, patch: Patch) -> None:
+    hand_over(company)
+    company.keep(company.account, handover_token="")
+
+
+def lose_conversations_scope(company: Company, patch: Patch) -> None:
+    hand_over(company)
+    scopes = ["message:send", "account-management:manage", "numbers:manage", "subscriptions:manage", "whatsapp:manage"]
+    company.at_infobip(scopes=scopes)
+
+
+def hand_over(company: Company) -> None:
+    """Let a chatbot have the first word, with all that this needs."""
+    company.keep(company.sender, chatbot_first=True)
+    with every_org():
+        account = InfobipAccount.objects.select_related("org").get(pk=company.account.pk)
+        connecting.subscribe(account, who="Ada")
 
 
 def let_message_wait(company: Company, patch: Patch) -> None:
@@ -208,6 +256,14 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         Fault(edit("EntityDefinition", None), ("Platform event Infobip_Event__e", "*Infobip_Event__e"), says="not there"),
     ],
+    "Stream of the platform event": [
+        Fault(
+            edit("ObjectPermissions[PermissionSet.Name=Infobip_Connector]", None),
+            ("Stream of Infobip_Event__e", "*Infobip_Event__e"),
+            says="may not read",
+        ),
+        Fault(edit("EntityDefinition", None), ("Stream of Infobip_Event__e", "*Infobip_Event__e"), says="no such stream"),
+    ],
     "Fields of the platform event": [
         Fault(
             edit("EntityDefinition.Fields", EVENT | {"Payload__c": EVENT["Payload__c"] | {"length": 256}}),
@@ -252,6 +308,10 @@ FAULTS: dict[str, list[Fault]] = {
     "Delivered and read marks": [
         Fault(edit("CustomMsgChannel.HasInboundReceipts", False), ("Delivered and read marks of WhatsApp",), WARNING)
     ],
+    "Texts that are sent twice": [
+        Fault(see_automatic_response, ("Texts of WhatsApp",), WARNING, says="welcome and closing")
+    ],
+    "Conversation history": [Fault(be_refused_history, ("Conversation history of WhatsApp",), WARNING, says="refused")],
     "Queue for sessions": [Fault(edit("QueueSobject", None), ("Queue for sessions",))],
     "Routing configuration of the queue": [
         Fault(edit("Group.QueueRoutingConfigId", None), ("Routing configuration of the queue",))
@@ -293,8 +353,13 @@ FAULTS: dict[str, list[Fault]] = {
             ("API key of main",),
             says="message:send",
         ),
+        Fault(lose_conversations_scope, ("API key of main",), says="conversations:manage"),
     ],
     "Life of Infobip's API key": [Fault(let_key_end, ("Life of the API key of main",), WARNING, says="4 days")],
+    "Addresses of Infobip's API key": [
+        Fault(forget_address, ("Addresses of the API key of main",), says="203.0.113.7"),
+        Fault(at_infobip(allowedIPs=["127.0.0.1"]), ("Addresses of the API key of main",), WARNING, says="127.0.0.1"),
+    ],
     "Subscription to WhatsApp events": [
         Fault(at_infobip(removeSubscriptions=["provisioned"]), SUBSCRIPTION, says="none"),
         Fault(in_account(post_elsewhere), SUBSCRIPTION, says="elsewhere"),
@@ -324,6 +389,7 @@ FAULTS: dict[str, list[Fault]] = {
         )
     ],
     "Chatbot conversations": [Fault(put_chatbot_first, ("Chatbot conversations of main",), WARNING)],
+    "Hand-over of chatbots": [Fault(lose_token, ("Hand-over token of main",))],
     "Webhooks that were refused": [
         Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")
     ],
@@ -338,6 +404,7 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(forget_stream, ("Event stream",), WARNING),
     ],
     "Ways to the far sides": [Fault(open_circuit, ("Way to Infobip",))],
+    "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
     "Messages that wait": [Fault(let_message_wait, ("Messages that wait",), WARNING)],
 }
 
@@ -364,3 +431,28 @@ def test_a_fault_is_found_and_nothing_else_is_blamed(acme: Company, monkeypatch:
     endings = tuple(title.removeprefix("*") for title in titles if title.startswith("*"))
     others = set(troubles) - unknown - set(titles)
     assert {title for title in others if not (endings and title.endswith(endings))} == set()
+
+
+def test_who_has_a_chatbot_first_with_all_that_it_needs_is_not_warned(acme: Company) -> None:
+    hand_over(acme)
+    acme.keep(acme.channel, transcript="native")
+    assert acme.troubles() == {}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"forward_automatic": False}, {"welcome_message": "", "closing_message": ""}],
+    ids=["not sent on", "no texts"],
+)
+def test_automatic_responses_alone_are_no_fault(acme: Company, values: dict[str, Any]) -> None:
+    broker.note_automatic(acme.channel.pk)
+    acme.keep(acme.channel, **values)
+    assert acme.troubles() == {}
+
+
+def test_refused_history_is_tried_anew_when_an_administrator_says_so(acme: Company, monkeypatch: Patch) -> None:
+    be_refused_history(acme, monkeypatch)
+    (finding,) = acme.troubles().values()
+    with org_scope(acme.org.pk):
+        doctor.fix(acme.org, finding.fix, finding.about, who="Ada")
+    assert acme.troubles() == {}

@@ -70,6 +70,51 @@ def test_a_document_becomes_an_org_and_tells_where_to_post(document: dict[str, A
     }
 
 
+def test_a_channels_texts_and_hand_over_are_taken_and_what_is_absent_is_the_default(document: dict[str, Any]) -> None:
+    plain, defaults = document["channels"][0], Channel()
+    given = {
+        "language": "en-GB",
+        "welcomeWhen": "joined",
+        "outOfHoursMessage": "Closed.",
+        "translations": {"PT_br": {"welcome": "Bem-vindo", "closing": ""}, "de": {"outOfHours": "Geschlossen"}},
+        "timeZone": "Europe/London",
+        "businessHours": {"mon": [["13:00", "17:00"], ["09:00", "12:00"]], "sun": []},
+        "forwardAutomatic": False,
+        "showFailures": False,
+        "transcript": "compact",
+        "chatbotName": "Ivo",
+        "routingAttributes": {"orderNumber": "Order_Number"},
+        "atEnd": "leave",
+    }
+    document["channels"], document["org"]["sessionChanges"] = [plain | given], True
+    provision(document)
+    with every_org():
+        kept = Channel.objects.select_related("org__salesforce").get()
+    values = {
+        "language": "en-gb",
+        "welcome_when": "joined",
+        "out_of_hours_message": "Closed.",
+        "translations": {"pt-br": {"welcome": "Bem-vindo"}, "de": {"out_of_hours": "Geschlossen"}},
+        "time_zone": "Europe/London",
+        "business_hours": {"mon": [["09:00", "12:00"], ["13:00", "17:00"]]},
+        "forward_automatic": False,
+        "show_failures": False,
+        "transcript": "compact",
+        "chatbot_name": "Ivo",
+        "routing_attributes": {"orderNumber": "Order_Number"},
+        "at_end": "leave",
+    }
+    assert {name: getattr(kept, name) for name in values} == values
+    assert kept.org.salesforce.session_changes
+    document["channels"] = [plain]
+    del document["org"]["sessionChanges"]
+    provision(document)
+    with every_org():
+        kept = Channel.objects.select_related("org__salesforce").get()
+    assert {name: getattr(kept, name) for name in values} == {name: getattr(defaults, name) for name in values}
+    assert not kept.org.salesforce.session_changes
+
+
 def test_the_same_document_again_changes_nothing(document: dict[str, Any]) -> None:
     first = provision(document)
     second = provision(document)
@@ -128,6 +173,16 @@ def test_what_is_no_longer_listed_is_left_alone_and_named(document: dict[str, An
         ("channels.0.senders.0.number", "12", "channels[0].senders[0].number", "country code"),
         ("channels.0.customEventName", "Infobip_Event", "channels[0].customEventName", "ends with __e"),
         ("channels", [], "channels", "empty"),
+        ("channels.0.language", "english", "channels[0].language", "code"),
+        ("channels.0.translations", {"d": {"welcome": "x"}}, "channels[0].translations", "code"),
+        ("channels.0.translations", {"en": {"welcome": "x"}}, "channels[0].translations", "own texts"),
+        ("channels.0.translations", {"de": {"welcome": "x" * 4097}}, "channels[0].translations.de.welcome", "4096"),
+        ("channels.0.welcomeWhen", "never", "channels[0].welcomeWhen", "not a valid choice"),
+        ("channels.0.timeZone", "Zagreb", "channels[0].timeZone", "Europe/Zagreb"),
+        ("channels.0.businessHours", {"monday": []}, "channels[0].businessHours", "mon, tue"),
+        ("channels.0.businessHours", {"mon": [["17:00", "09:00"]]}, "channels[0].businessHours", "ends before"),
+        ("channels.0.routingAttributes", {"order number": "x"}, "channels[0].routingAttributes", "not a name"),
+        ("channels.0.atEnd", "", "channels[0].atEnd", "not a valid choice"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_nothing_is_changed(

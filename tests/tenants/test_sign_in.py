@@ -1,16 +1,22 @@
 """Signing in from a frame: who may come in, and who may not, whatever they hold."""
 
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 
-from tenants.models import AuditEntry, Membership, PendingSignIn, Role, WebSession
+from tenants import connecting, sign_in
+from tenants.models import AuditEntry, Draft, Membership, Org, PendingSignIn, Role, SalesforceConnection, WebSession
+from tenants.sign_in import Begun, Finished, SignInRefused
 from tenants.tenancy import every_org
 from tests.conftest import World
-from tests.tenants.salesforce import OURS, Person, admin_of, begin, code_of, rep_of, signed_in
+from tests.set_up.pages import at_once
+from tests.tenants.salesforce import OURS, Person, admin_of, begin, code_of, rep_of, salesforce, signed_in
 
 pytestmark = pytest.mark.django_db
 
@@ -218,3 +224,106 @@ def test_scripts_come_from_us_or_carry_the_nonce_of_this_answer(acme: World) -> 
     one, other = wizard(acme, Client()), wizard(acme, Client())
     assert "unsafe-inline" not in one["Content-Security-Policy"]
     assert one["Content-Security-Policy"] != other["Content-Security-Policy"]
+
+
+# two at once
+
+
+NEW_ORG = "00D5g00000NewOrEAA"
+
+
+def draft_of(private_key: str, key: str = "3MVG9New") -> Draft:
+    """Begin a set-up whose test login has worked."""
+    draft = connecting.begin_draft("https://new.my.salesforce.com", sign_in.digest(sign_in.new_token()))
+    with every_org():
+        Draft.objects.filter(pk=draft.pk).update(consumer_key=key, username="byoc@new.example", private_key=private_key)
+        draft.refresh_from_db()
+    return draft
+
+
+def prove(begun: Begun, way: Any, person: Person) -> Callable[[], Finished | str]:
+    """Sign in at Salesforce; gives the last step, by which the page that began comes in."""
+    started = sign_in.start(begun.uuid)
+    query = parse_qs(urlsplit(started.url).query)
+    with salesforce(way.base_url, way.consumer_key, person, query["nonce"][0]):
+        code = sign_in.complete(state=query["state"][0], code="aPrx", browser=started.browser)
+
+    def finish() -> Finished | str:
+        try:
+            return sign_in.finish(begun.uuid, secret=begun.secret, code=code)
+        except SignInRefused as exc:
+            return str(exc)
+
+    return finish
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_sign_ins_of_one_set_up_one_comes_in_and_the_other_is_told_that_it_is_done(
+    private_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = draft_of(private_key)
+    people = [Person(NEW_ORG, customizes=True), Person(NEW_ORG, "0055g00000BobBo001", "Bob Boss", customizes=True)]
+    steps = [prove(sign_in.begin(draft=draft), draft, each) for each in people]
+    adopt = connecting.adopt
+
+    def adopt_slowly(*given: Any, **named: Any) -> Org:
+        time.sleep(0.3)  # so that both are in the middle of it
+        return adopt(*given, **named)
+
+    monkeypatch.setattr(connecting, "adopt", adopt_slowly)
+    results = at_once(*steps)
+    came, refused = sorted(results, key=lambda each: isinstance(each, str))
+    assert isinstance(came, Finished) and "is connected now" in refused
+    with every_org():
+        assert Org.objects.get() == came.org and SalesforceConnection.objects.get().org == came.org
+        assert Membership.objects.get() == came.member and WebSession.objects.count() == 1
+        assert not Draft.objects.exists() and not PendingSignIn.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_code_that_is_handed_in_twice_at_once_is_good_once(private_key: str) -> None:
+    draft = draft_of(private_key)
+    step = prove(sign_in.begin(draft=draft), draft, Person(NEW_ORG, customizes=True))
+    results = at_once(*[step] * 4)
+    refused = [each for each in results if isinstance(each, str)]
+    assert len(refused) == 3 and not any("wrong" in each for each in refused)
+    with every_org():
+        assert Org.objects.count() == WebSession.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_set_ups_that_prove_the_same_org_at_once_make_one(private_key: str) -> None:
+    drafts = [draft_of(private_key, key) for key in ("3MVG9One", "3MVG9Two")]
+    steps = [prove(sign_in.begin(draft=each), each, Person(NEW_ORG, customizes=True)) for each in drafts]
+    came = at_once(*steps)
+    assert all(isinstance(each, Finished) for each in came)
+    with every_org():
+        assert Org.objects.get().salesforce_id == NEW_ORG and Membership.objects.count() == 1
+        assert SalesforceConnection.objects.get().consumer_key in ("3MVG9One", "3MVG9Two")
+        assert WebSession.objects.count() == 2 and not Draft.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_signs_in_while_they_connect_their_org_again_does_both(
+    private_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = Person(NEW_ORG, customizes=True)
+    first = draft_of(private_key)
+    came = prove(sign_in.begin(draft=first), first, person)()
+    assert isinstance(came, Finished)
+    again = draft_of(private_key, "3MVG9Again")
+    steps = [prove(sign_in.begin(org=came.org), first, person), prove(sign_in.begin(draft=again), again, person)]
+    make = sign_in.new_token
+
+    def make_slowly() -> str:
+        time.sleep(0.5)  # with the membership held, before the session is written
+        return make()
+
+    def connect() -> Finished | str:
+        time.sleep(0.2)
+        return steps[1]()
+
+    monkeypatch.setattr(sign_in, "new_token", make_slowly)
+    assert all(isinstance(each, Finished) for each in at_once(steps[0], connect))
+    with every_org():
+        assert SalesforceConnection.objects.get().consumer_key == "3MVG9Again" and WebSession.objects.count() == 3

@@ -47,7 +47,7 @@
     try {
       const answer = await post(button.dataset.signIn, button.dataset.fields ? JSON.parse(button.dataset.fields) : {});
       if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || "The sign-in could not be begun.");
-      pending = { ...(await answer.json()), popup };
+      pending = { ...(await answer.json()), popup, wanted: button.dataset.wanted };
       if (popup) popup.location = pending.start;
       document.getElementById("code-form").hidden = false;
       document.getElementById("sign-in-link").href = pending.start;
@@ -68,11 +68,12 @@
       say(body.error || "The sign-in did not succeed. Begin again.");
       return;
     }
+    const next = pending.wanted || body.next; // the page that was asked for, where it was one
     pending.popup?.close();
     pending = null;
     token = body.token;
-    htmx.ajax("GET", body.next, { target: "#main", select: "#main", swap: "outerHTML" })
-      .then(() => history.replaceState(null, "", body.next));
+    htmx.ajax("GET", next, { target: "#main", select: "#main", swap: "outerHTML" })
+      .then(() => history.replaceState(null, "", next));
   }
 
   // Only a window of our own site, the very one that we opened, may hand a code in.
@@ -147,8 +148,48 @@
     if (place) token = place.dataset.token;
   }
 
+  // What is left of a time runs by itself; the server says how much it is, whatever the clock here shows.
+  let left = [];
+
+  function readTimes() {
+    for (const place of document.querySelectorAll("time[data-clock]")) {
+      const at = new Date(place.dateTime);
+      const day = at.toDateString() === new Date().toDateString() ? {} : { day: "numeric", month: "short" };
+      place.textContent = at.toLocaleString(undefined, { ...day, hour: "2-digit", minute: "2-digit" });
+      place.title = at.toLocaleString();
+    }
+    const now = performance.now();
+    left = [...document.querySelectorAll("[data-left]")].map((place) => ({ place, end: now + place.dataset.left * 1000 }));
+    runTimes();
+    const said = document.getElementById("said");
+    const words = document.querySelector("[data-say]")?.dataset.say ?? "";
+    if (said.textContent !== words) said.textContent = words;
+  }
+
+  function runTimes() {
+    for (const { place, end } of left) {
+      const minutes = Math.max(0, Math.floor((end - performance.now()) / 60000));
+      place.textContent = minutes >= 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : minutes ? `${minutes} min` : "less than a minute";
+    }
+  }
+
+  setInterval(runTimes, 1000);
+
+  // A page that looks again by itself rests while nobody sees it, and catches up when somebody does.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden && event.detail.elt.id === "panel") event.preventDefault();
+  });
+  document.addEventListener("visibilitychange", () => {
+    const panel = document.getElementById("panel");
+    if (panel && !document.hidden) htmx.trigger(panel, "refresh");
+  });
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.successful && event.detail.elt.id === "panel") document.getElementById("alert").hidden = true;
+  });
+
   function ready() {
     takeToken();
+    readTimes();
     if (shut) {
       document.getElementById("shut").hidden = false;
       document.getElementById("main").hidden = true;
@@ -163,6 +204,7 @@
   document.addEventListener("htmx:afterSwap", () => {
     document.getElementById("alert").hidden = true;
     takeToken();
+    readTimes();
     document.querySelector("[autofocus]")?.focus();
   });
 })();

@@ -1,0 +1,153 @@
+"""Sessions: when one ended, and the texts of our own that open and close it, each once.
+
+Salesforce promises no event that tells the end. So a session ends by whichever comes first: an event that says so, or the
+record, which is asked for after the last rep went, when a change of it is published, and every few minutes.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import structlog
+from django.db.models import F
+from django.utils import timezone
+
+from connector.salesforce.rest import RestClient, soql_text
+from messaging.lanes import add_own
+from messaging.models import Conversation, Direction, Handover, Session
+from messaging.query import query
+from tenants import texts
+from tenants.models import Channel, WelcomeWhen
+
+log = structlog.get_logger(__name__)
+
+SWEEP = timedelta(minutes=5)
+QUICK = timedelta(seconds=4)  # a record may be a moment behind the rep who went
+QUICK_CHECKS = 3  # then the session was passed on to somebody
+MOST_AT_ONCE = 200  # ids that one query may name
+
+
+def end(org_id: int, session: str, *, conversation: str = "") -> bool:
+    """Note that a session ended; True if something is to be done about it.
+
+    The conversation goes back to the chatbot where one is first. Repeating it changes nothing.
+
+    :param conversation: Salesforce's identifier, for a session that we never heard of before
+    """
+    if conversation:
+        query(
+            """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, greeted_at,
+                   quick_checks, due_at)
+               SELECT %s, id, %s, 'open', clock_timestamp(), clock_timestamp(), 0, NULL
+               FROM messaging_conversation WHERE org_id = %s AND identifier = %s LIMIT 1
+               ON CONFLICT DO NOTHING""",
+            [org_id, session, org_id, conversation],
+        )
+    ended = query(
+        """UPDATE messaging_session SET state = 'ended', ended_at = clock_timestamp(), due_at = clock_timestamp()
+           WHERE org_id = %s AND salesforce_id = %s AND state = 'open' RETURNING conversation_id""",
+        [org_id, session],
+    )
+    for (conversation_id,) in ended:
+        query(
+            """UPDATE messaging_lane SET with_rep_since = NULL
+               WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND barrier IS NULL""",
+            [org_id, conversation_id],
+        )
+        query(
+            """UPDATE messaging_conversation SET session_open = false
+               WHERE org_id = %s AND id = %s AND session IN ('', %s)""",
+            [org_id, conversation_id, session],
+        )
+    return bool(ended)
+
+
+def note_reps(org_id: int, conversation: str, *, joined: bool, left: bool) -> bool:
+    """Note that a rep came to a conversation's open session, or went; True if something is to be done about it."""
+    found = Session.objects.filter(org_id=org_id, conversation__identifier=conversation, state=Session.State.OPEN)
+    now = timezone.now()
+    changed = found.filter(joined_at=None).update(joined_at=now, due_at=now) if joined else 0
+    if left and not joined:
+        changed += found.update(quick_checks=QUICK_CHECKS, due_at=now + QUICK)
+    return changed > 0
+
+
+def check_soon(org_id: int, sessions: Iterable[str]) -> None:
+    """Ask about these sessions now."""
+    found = Session.objects.filter(org_id=org_id, salesforce_id__in=list(sessions), state=Session.State.OPEN)
+    found.update(due_at=timezone.now(), quick_checks=F("quick_checks") + 1)
+
+
+def attend_to_due() -> tuple[dict[int, list[str]], bool]:
+    """Send the texts that are due, and find the sessions that are to be asked about; the caller owns the transaction.
+
+    :return: by org the sessions to ask about, and whether lanes now have work
+    """
+    now = timezone.now()
+    due = list(
+        Session.objects.select_related("conversation__channel__org")
+        .filter(due_at__lte=now)
+        .order_by("due_at")
+        .select_for_update(skip_locked=True, of=("self",), no_key=True)[:MOST_AT_ONCE]
+    )
+    to_ask: dict[int, list[str]] = defaultdict(list)
+    work = False
+    for session in due:
+        channel = session.conversation.channel
+        if session.state == Session.State.ENDED:
+            work = _close(session, channel) or work
+            session.due_at = None
+        else:
+            if session.greeted_at is None and _may_greet(session, channel):
+                work = _say(session, channel, "welcome", texts.opening_text(channel, _language(session), now)) or work
+                session.greeted_at = now
+            # a session is asked about when its time came; not at once when it has just opened, or a rep just joined
+            if now - max(session.opened_at, session.joined_at or session.opened_at) >= QUICK:
+                to_ask[session.org_id].append(session.salesforce_id)
+                session.quick_checks = max(0, session.quick_checks - 1)
+            session.due_at = now + (QUICK if session.quick_checks else SWEEP)
+        session.save(update_fields=["due_at", "greeted_at", "quick_checks"])
+    return to_ask, work
+
+
+def _may_greet(session: Session, channel: Channel) -> bool:
+    return channel.welcome_when == WelcomeWhen.OPENED or session.joined_at is not None
+
+
+def _close(session: Session, channel: Channel) -> bool:
+    work = _say(session, channel, "closing", texts.closing_text(channel, _language(session)))
+    now = timezone.now()
+    # from here on what the end user writes is the chatbot's; the conversation at Infobip follows when the text has left
+    Handover.objects.filter(
+        org_id=session.org_id, conversation_id=session.conversation_id, state=Handover.State.RELAYED
+    ).update(state=Handover.State.ENDING, ended_at=session.ended_at, due_at=now, tries=0)
+    return work
+
+
+def _say(session: Session, channel: Channel, kind: str, text: str) -> bool:
+    conversation = session.conversation
+    closes_at = conversation.window_closes_at
+    if not text or closes_at is None or closes_at <= timezone.now():
+        return False
+    sender_id = conversation.last_sender_id or channel.senders.order_by("pk").values_list("pk", flat=True).first()
+    entry = f"{kind}:{session.salesforce_id}"
+    add_own(session.org_id, conversation.pk, channel.pk, Direction.OUTBOUND, entry, text, sender_id=sender_id)
+    return True
+
+
+def _language(session: Session) -> str:
+    conversation: Conversation = session.conversation
+    channel = conversation.channel
+    return conversation.language or texts.language_of(conversation.subject, [channel.language, *channel.translations])
+
+
+def which_ended(client: RestClient, sessions: Sequence[str]) -> list[str]:
+    """Ask Salesforce which of some sessions have ended.
+
+    https://developer.salesforce.com/docs/atlas.en-us.object_reference.meta/object_reference/sforce_api_objects_messagingsession.htm
+
+    :raises ApiError: the member of the family says whether to ask again
+    """
+    ids = ", ".join(soql_text(each) for each in sessions)
+    found = client.query(f"SELECT Id, Status FROM MessagingSession WHERE Id IN ({ids}) AND Status = 'Ended'")
+    return [str(record.get("Id")) for record in found]

@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class TemplatesUiConfig(AppConfig):
+    name = "templates_ui"

@@ -1,0 +1,468 @@
+"""A hand-over against the real database: step by step, with Infobip's answers recorded."""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import responses
+from django.db import connection, transaction
+from django.test import Client
+from django.utils import timezone
+
+from connector.events import MARK
+from messaging import handover, lanes, sessions
+from messaging.handover import UnusableCall, parse_call
+from messaging.ingest import receive_webhook
+from messaging.models import Direction, Handover, Lane, Message, Session, Status
+from tenants.models import AtEnd, TranscriptForm
+from tenants.tenancy import every_org
+from tests.conftest import World, whatsapp_text
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+USER = "385991234567"
+CONVERSATION = "4461ea29-c09e-4ba8-a751-df86cf0a0eb9"
+TOKEN = "t-acme"
+
+
+@pytest.fixture(autouse=True)
+def see_every_org() -> Iterator[None]:
+    with every_org():
+        yield
+
+
+@pytest.fixture
+def chatbot(acme: World) -> World:
+    acme.sender.chatbot_first = True
+    acme.sender.save()
+    acme.account.handover_token = TOKEN
+    acme.account.save()
+    return acme
+
+
+@pytest.fixture
+def infobip() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        yield mock
+
+
+def line(text: str, *, by: str = "CUSTOMER", at: datetime | None = None, **more: Any) -> dict[str, Any]:
+    """One message of the conversation, as Infobip lists it."""
+    inbound = by == "CUSTOMER"
+    numbers = (USER, "447700900123")
+    return {
+        "id": str(uuid4()),
+        "channel": "WHATSAPP",
+        "from": numbers[0 if inbound else 1],
+        "to": numbers[1 if inbound else 0],
+        "direction": "INBOUND" if inbound else "OUTBOUND",
+        "authorType": by,
+        "createdAt": (at or timezone.now() - timedelta(minutes=1)).isoformat(),
+        "content": {"text": text},
+        "contentType": "TEXT",
+        **more,
+    }
+
+
+def tell(infobip: responses.RequestsMock, lines: Sequence[dict[str, Any]]) -> None:
+    """Let Infobip give these lines from now on."""
+    url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
+    infobip.remove("GET", url)
+    infobip.get(url, json={"messages": list(lines), "pagination": {"totalItems": len(lines), "page": 0, "limit": 250}})
+
+
+def conversation_event(message: dict[str, Any], channel_id: str) -> dict[str, Any]:
+    """The signed event with which Infobip tells of a line."""
+    told = {
+        "id": message["id"],
+        "messageId": channel_id,
+        "channel": "WHATSAPP",
+        "from": message["from"],
+        "to": message["to"],
+    }
+    told |= {"conversationId": CONVERSATION, "createdAt": message["createdAt"], "content": message["content"]}
+    payload = {"id": CONVERSATION, "status": "OPEN", "channel": "WHATSAPP", "message": told}
+    return {"type": "INBOUND_MESSAGE", "timestamp": message["createdAt"], "payload": payload}
+
+
+def call(world: World, **more: Any) -> Handover:
+    body = {"conversationId": CONVERSATION, "senderNumber": f"+{USER}", **more}
+    assert handover.accept(world.account, parse_call(body))
+    return Handover.objects.latest("pk")
+
+
+def step(work: Handover) -> Handover:
+    """Do the next step now, whenever it is due."""
+    Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
+    ((claimed, lease_id),) = handover.claim(5)
+    assert claimed == work.pk
+    handover.carry_on(claimed, lease_id)
+    work.refresh_from_db()
+    return work
+
+
+def import_all(work: Handover) -> Handover:
+    """Carry a hand-over on until its transcript is in the lane; time passes as it must."""
+    for _ in range(6):
+        if work.state not in (Handover.State.CALLED, Handover.State.READING):
+            break
+        Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(seconds=4))
+        step(work)
+    return work
+
+
+def waiting() -> list[str]:
+    """The inbound texts in the order in which they leave."""
+    inbound = Message.objects.filter(direction=Direction.INBOUND, status=Status.PENDING)
+    return list(inbound.order_by("lane", "position").values_list("text", flat=True))
+
+
+def write(world: World, text: str, **more: Any) -> None:
+    result = whatsapp_text(text, to=world.sender.number, user=USER, **{"message_id": f"wamid.{uuid4()}", **more})
+    receive_webhook(world.account, [result])
+
+
+def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
+    assert work.conversation_id is not None
+    lanes.open_session(work.org_id, work.conversation_id, "c0a2c1b4", session)
+
+
+BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
+
+
+def test_while_the_chatbot_has_a_conversation_nothing_is_relayed(chatbot: World) -> None:
+    write(chatbot, "track my order")
+    assert waiting() == []
+
+
+def test_a_sender_without_a_chatbot_is_relayed_as_before(acme: World) -> None:
+    write(acme, "hello")
+    assert waiting() == ["hello"]
+
+
+def test_the_transcript_comes_first_in_order_and_what_is_written_meanwhile_after_it(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    began = timezone.now() - timedelta(minutes=3)
+    lines = [
+        line("Hi", at=began),
+        line("What can I do for you?", by="BOT", at=began + timedelta(seconds=2)),
+        line(f"{MARK} Bot: pretend", at=began + timedelta(seconds=4)),
+        line("joined", by="SYSTEM", at=began + timedelta(seconds=5)),
+        line("A person, please", at=began + timedelta(seconds=6)),
+    ]
+    tell(infobip, lines[::-1])
+    work = step(call(chatbot))
+    assert work.state == Handover.State.READING
+    write(chatbot, "are you there?")
+    assert lanes_ready() == []  # it waits behind the barrier
+    import_all(work)
+    assert work.state == Handover.State.RELAYED and work.problem == ""
+    assert waiting() == [
+        BEGIN,
+        "Hi",
+        f"{MARK} Bot: What can I do for you?",
+        "> Bot: pretend",
+        "A person, please",
+        END,
+        "are you there?",
+    ]
+    times = Message.objects.filter(text__in=["Hi", "A person, please"]).order_by("position")
+    assert [message.written_at for message in times] == [began, began + timedelta(seconds=6)]
+
+
+def lanes_ready() -> list[str]:
+    with transaction.atomic():
+        claims = lanes.claim(10)
+        heads = lanes.first_waiting([each.lane_id for each in claims])
+        lanes.hand_back(claims)
+    return [head.text for head in heads.values()]
+
+
+def test_it_waits_for_the_line_that_asked_for_a_person(chatbot: World, infobip: responses.RequestsMock) -> None:
+    first, asked = line("Hi"), line("A person, please")
+    receive_webhook(chatbot.account, [conversation_event(first, "wamid.1"), conversation_event(asked, "wamid.2")])
+    tell(infobip, [first])
+    work = step(call(chatbot))
+    for _ in range(3):
+        assert step(work).state == Handover.State.READING and work.found_at is None
+    tell(infobip, [first, asked])
+    assert step(work).found_at is not None  # and is read once more
+    late = line("Done.", by="BOT", at=timezone.now())
+    tell(infobip, [first, asked, late])
+    step(work)
+    assert waiting() == [BEGIN, "Hi", "A person, please", f"{MARK} Bot: Done.", END]
+
+
+def test_a_message_that_both_subscriptions_bring_and_the_transcript_holds_is_shown_once(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    asked = line("A person, please")
+    tell(infobip, [asked])
+    work = step(call(chatbot))
+    live, unmapped = line("hello?", at=timezone.now()), line("anybody?", at=timezone.now())
+    write(chatbot, "hello?", message_id="wamid.7", at=live["createdAt"])
+    receive_webhook(chatbot.account, [conversation_event(live, "wamid.7")])
+    write(chatbot, "anybody?", message_id="wamid.8", at=unmapped["createdAt"])  # no event tells of this one
+    tell(infobip, [asked, live, unmapped])
+    import_all(work)
+    assert waiting() == [BEGIN, "A person, please", END, "hello?", "anybody?"]
+
+
+def test_what_came_before_the_hand_over_but_late_is_not_shown_twice(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    asked = line("A person, please")
+    tell(infobip, [asked])
+    import_all(call(chatbot))
+    write(chatbot, "A person, please", at=asked["createdAt"])  # its webhook was retried
+    assert waiting() == [BEGIN, "A person, please", END]
+
+
+def test_a_second_call_while_it_is_under_way_changes_nothing(chatbot: World, infobip: responses.RequestsMock) -> None:
+    call(chatbot)
+    assert not handover.accept(chatbot.account, parse_call({"conversationId": CONVERSATION, "senderNumber": USER}))
+    assert Handover.objects.count() == 1
+
+
+def test_a_conversation_without_the_claimed_user_is_refused_and_shows_nothing(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    stranger = line("my secrets")
+    stranger["from"] = "15550001111"
+    tell(infobip, [stranger])
+    work = call(chatbot)
+    Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(seconds=11))
+    step(work)
+    assert work.state == Handover.State.REFUSED and "senderNumber" in work.problem
+    assert Message.objects.count() == 0
+    assert not Lane.objects.filter(with_rep_since__isnull=False).exists()
+
+
+def test_a_number_that_a_rep_answers_first_takes_no_hand_over(chatbot: World, infobip: responses.RequestsMock) -> None:
+    chatbot.sender.chatbot_first = False
+    chatbot.sender.save()
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    assert work.state == Handover.State.REFUSED and "rep first" in work.problem
+    assert waiting() == []
+
+
+def test_a_conversation_that_infobip_does_not_know_is_refused_after_a_while(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    error = {"requestError": {"serviceException": {"messageId": "NOT_FOUND", "text": "No such entity"}}}
+    infobip.get(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages", status=400, json=error)
+    work = step(call(chatbot))
+    assert work.state == Handover.State.CALLED  # it may have begun just now
+    Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(seconds=11))
+    assert step(work).state == Handover.State.REFUSED
+
+
+def test_an_outage_of_infobip_is_waited_for(chatbot: World, infobip: responses.RequestsMock) -> None:
+    infobip.get(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages", status=503)
+    work = step(call(chatbot))
+    assert work.state == Handover.State.CALLED and work.tries == 1 and work.due_at is not None
+    tell(infobip, [line("Hi")])
+    assert import_all(work).state == Handover.State.RELAYED
+
+
+def test_a_transcript_that_cannot_be_read_does_not_hold_back_the_customer_for_ever(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    write(chatbot, "are you there?")
+    url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
+    infobip.remove("GET", url)
+    infobip.get(url, status=503)
+    Handover.objects.filter(pk=work.pk).update(raised_at=timezone.now() - timedelta(minutes=16))
+    assert step(work).state == Handover.State.RELAYED
+    assert waiting() == [f"{MARK} The conversation with the chatbot could not be read", "are you there?"]
+
+
+def test_who_took_the_hand_over_up_meanwhile_decides(chatbot: World, infobip: responses.RequestsMock) -> None:
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    Handover.objects.filter(pk=work.pk).update(
+        due_at=timezone.now(), found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=5)
+    )
+    ((_, lost),) = handover.claim(1)
+    Handover.objects.filter(pk=work.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
+    ((_, mine),) = handover.claim(1)
+    handover.carry_on(work.pk, lost)
+    assert waiting() == []
+    handover.carry_on(work.pk, mine)
+    assert waiting() == [BEGIN, "Hi", END]
+
+
+def test_a_step_that_is_repeated_after_a_death_keeps_the_barrier_where_it_was(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    asked = line("A person, please")
+    tell(infobip, [asked])
+    work = step(call(chatbot))
+    live = line("hello?", at=timezone.now())
+    write(chatbot, "hello?", at=live["createdAt"])
+    Handover.objects.filter(pk=work.pk).update(state=Handover.State.CALLED)
+    step(work)
+    tell(infobip, [asked, live])
+    import_all(work)
+    assert waiting() == [BEGIN, "A person, please", END, "hello?"]
+
+
+def test_a_channel_may_show_one_compact_transcript(chatbot: World, infobip: responses.RequestsMock) -> None:
+    chatbot.channel.transcript, chatbot.channel.time_zone = TranscriptForm.COMPACT, "Europe/Zagreb"
+    chatbot.channel.save()
+    at = datetime(2026, 3, 2, 8, 30, tzinfo=UTC)
+    tell(infobip, [line("Hi", at=at), line("Which order?", by="BOT", at=at + timedelta(minutes=1))])
+    import_all(call(chatbot, customerName="Ana"))
+    assert waiting() == [f"{BEGIN}\n09:30 Ana: Hi\n09:31 {MARK} Bot: Which order?"]
+
+
+def test_fields_of_the_call_reach_the_routing(chatbot: World, infobip: responses.RequestsMock) -> None:
+    chatbot.channel.routing_attributes = {"topic": "Topic", "absent": "Absent"}
+    chatbot.channel.save()
+    tell(infobip, [line("Hi")])
+    import_all(call(chatbot, topic="Orders"))
+    attributes = Message.objects.order_by("position").values_list("routing_attributes", flat=True)
+    assert list(attributes) == [{"Topic": "Orders"}, None, None]
+
+
+def test_a_second_hand_over_brings_only_what_is_new(chatbot: World, infobip: responses.RequestsMock) -> None:
+    first, rep_time = line("Hi"), line("to the rep", at=timezone.now())
+    tell(infobip, [first])
+    work = import_all(call(chatbot))
+    open_session(work)
+    sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
+    with transaction.atomic():
+        sessions.attend_to_due()
+    Message.objects.update(status=Status.SENT)
+    again = line("me again", at=timezone.now() + timedelta(seconds=1))
+    tell(infobip, [first, rep_time, again])
+    chatbot.channel.at_end = AtEnd.LEAVE
+    chatbot.channel.save()
+    assert step(work).state == Handover.State.ENDED
+    import_all(call(chatbot))
+    assert waiting() == [BEGIN, "me again", END]
+
+
+def test_welcome_and_closing_are_sent_once_and_the_chatbot_has_the_next_message(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    chatbot.channel.welcome_message, chatbot.channel.closing_message = "Hang tight.", "Goodbye."
+    chatbot.channel.save()
+    tell(infobip, [line("Hi")])
+    work = import_all(call(chatbot))
+    for _ in range(3):
+        open_session(work)
+        with transaction.atomic():
+            sessions.attend_to_due()
+        Session.objects.update(due_at=timezone.now())
+    for _ in range(3):
+        sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK", conversation="c0a2c1b4")
+        with transaction.atomic():
+            sessions.attend_to_due()
+    own = Message.objects.filter(direction=Direction.OUTBOUND).order_by("position")
+    assert [(message.text, message.ours) for message in own] == [("Hang tight.", True), ("Goodbye.", True)]
+
+    write(chatbot, "and another thing")
+    assert "and another thing" not in waiting()
+    own.update(status=Status.SENT)
+    closed = infobip.patch(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}", json={"status": "CLOSED"})
+    assert step(work).state == Handover.State.ENDED
+    assert json.loads(closed.calls[0].request.body or "") == {"status": "CLOSED"}
+
+
+def test_the_conversation_is_closed_only_after_the_closing_text_has_left(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    chatbot.channel.closing_message = "Goodbye."
+    chatbot.channel.save()
+    tell(infobip, [line("Hi")])
+    work = import_all(call(chatbot))
+    open_session(work)
+    sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
+    with transaction.atomic():
+        sessions.attend_to_due()
+    assert (step(work).state, work.problem) == (Handover.State.ENDING, "")
+    assert [call.request.method for call in infobip.calls if call.request.method != "GET"] == []
+    Message.objects.filter(text="Goodbye.").update(status=Status.SENT)
+    infobip.patch(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}", status=400, json={})
+    assert step(work).state == Handover.State.ENDED  # closed already is as good
+
+
+@pytest.mark.parametrize("value", ["{{conversationId}}", "<conversationId>", "", "  ", None, True, {}])
+def test_a_placeholder_that_was_not_filled_is_refused_at_once(value: object) -> None:
+    with pytest.raises(UnusableCall, match="conversationId"):
+        parse_call({"conversationId": value, "senderNumber": USER})
+
+
+def post(client: Client, path: str, body: object, token: str = "") -> tuple[int, dict[str, Any]]:
+    headers = {"X-Connector-Token": token} if token else {}
+    answer = client.post(path, json.dumps(body), content_type="application/json", headers=headers)
+    return answer.status_code, answer.json()
+
+
+BODY = {"conversationId": CONVERSATION, "senderNumber": USER}
+
+
+def test_the_door_takes_a_call_with_the_token_and_says_when_it_is_known(chatbot: World, client: Client) -> None:
+    path = f"/api/infobip/inbound/answers/{chatbot.account.uuid}"
+    assert post(client, path, BODY, TOKEN) == (200, {"status": "accepted"})
+    assert post(client, path, BODY, TOKEN) == (200, {"status": "already accepted"})
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "t-rival"])
+def test_the_door_refuses_whoever_lacks_the_token(chatbot: World, rival: World, client: Client, token: str) -> None:
+    rival.account.handover_token = "t-rival"
+    rival.account.save()
+    for path in (f"/api/infobip/inbound/answers/{chatbot.account.uuid}", "/api/infobip/inbound/answers"):
+        status, answer = post(client, path, BODY, token)
+        assert status == 401 and "X-Connector-Token" in answer["error"]
+    assert Handover.objects.count() == 0
+
+
+def test_an_account_without_a_token_takes_no_call(acme: World, client: Client) -> None:
+    assert acme.account.handover_token == ""
+    assert post(client, f"/api/infobip/inbound/answers/{acme.account.uuid}", BODY)[0] == 401
+
+
+def test_the_bare_address_takes_a_known_conversation_only_where_the_account_allows_it(
+    chatbot: World, client: Client
+) -> None:
+    path = "/api/infobip/inbound/answers"
+    receive_webhook(chatbot.account, [conversation_event(line("Hi"), "wamid.1")])
+    assert post(client, path, BODY)[0] == 401
+    chatbot.account.handover_without_token = True
+    chatbot.account.save()
+    assert post(client, path, {**BODY, "conversationId": "another"})[0] == 401
+    assert post(client, path, {**BODY, "senderNumber": "15550001111"})[0] == 401
+    assert post(client, path, BODY)[0] == 200
+
+
+def test_an_unusable_call_says_what_to_change(chatbot: World, client: Client) -> None:
+    path = f"/api/infobip/inbound/answers/{chatbot.account.uuid}"
+    status, answer = post(client, path, {"conversationId": "{{conversationId}}", "senderNumber": USER}, TOKEN)
+    assert status == 400 and "conversationId" in answer["error"]
+    assert post(client, path, [], TOKEN)[0] == 400
+    assert client.post(path, "{", content_type="application/json", headers={"X-Connector-Token": TOKEN}).status_code == 400
+
+
+def test_a_call_that_repeats_at_once_is_one_hand_over(chatbot: World) -> None:
+    from threading import Thread
+
+    def again() -> None:
+        with every_org():
+            handover.accept(chatbot.account, parse_call(BODY))
+        connection.close()
+
+    threads = [Thread(target=again) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Handover.objects.count() == 1
