@@ -335,7 +335,7 @@ class Chatbot:
             plain=True,
             key=str(uuid.uuid4()),
         )
-        self.world.wire.mark(row, "posted")
+        self.world.wire.mark(row, "called")
         try:
             async with self.infobip.session().post(
                 account.handover,
@@ -345,7 +345,8 @@ class Chatbot:
                 status, said = response.status, await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
             said = type(exc).__name__
-        self.world.wire.mark(row, "answered")
+        if status == 200:
+            self.world.wire.mark(row, "call_answered")
         self.world.wire.trouble(row, None if status == 200 else f"answered {status or said}", over=True)
         self.world.journal.write(
             "infobip",

@@ -14,6 +14,7 @@ KEPT = 60
 INBOUND = [
     ("written", "posted", "phone → Infobip"),
     ("posted", "answered", "webhook 200"),
+    ("called", "call_answered", "hand-over call 200"),
     ("answered", "arrived", "connector → Salesforce"),
     ("arrived", "shown", "Salesforce 202"),
 ]

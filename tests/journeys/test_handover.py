@@ -220,3 +220,23 @@ with every_org():
         assert len(told(other)) == 14
     finally:
         stack[0].manage("shell", "-c", native.replace('"native"', '"lines"'))
+
+
+def test_messages_that_wait_when_the_session_ends_are_not_lost(chat: Chat) -> None:
+    journey, bot, user = chat
+    hand_over(chat, begin(chat, [{"text": "Hi", "secondsAgo": 60}]))
+    session = wait_for_end_of_transcript(chat)["session"]
+    journey.call("POST", "/control/faults", {"where": "interactions", "what": "status", "status": 503, "org": bot.org})
+    texts = [f"still waiting {n}" for n in range(3)]
+    for text in texts:
+        journey.write(text, user=user, company=bot)
+    time.sleep(0.5)
+    journey.call("POST", "/control/console/end", {"session": session})
+    journey.wait_for_one("send", to=user, text=CLOSING)
+    journey.call("DELETE", "/control/faults")
+    journey.wait_for_one("interaction", sender=user, text=texts[-1], seconds=40)
+    assert told(chat)[-3:] == texts
+    sessions = {entry["session"] for entry in journey.seen("interaction", sender=user) if entry["text"] in texts}
+    assert len(sessions) == 1 and session not in sessions  # they opened another one
+    journey.write("and this", user=user, company=bot)
+    journey.wait_for_one("interaction", sender=user, text="and this")

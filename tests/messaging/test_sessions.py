@@ -170,6 +170,20 @@ def test_a_rep_who_goes_is_asked_about_soon_and_not_for_ever(acme: World, sessio
     assert asked == sessions.QUICK_CHECKS
 
 
+def test_one_query_asks_about_all_sessions_of_an_org_and_their_next_turn_is_together(
+    acme: World, session: Session, rival: World
+) -> None:
+    other = begin(acme, "14155550100", "0Mw5g000000OtherAA")
+    elsewhere = begin(rival)
+    attend()
+    for each in (session, other, elsewhere):
+        become_due(each)
+    Session.objects.filter(pk__in=[other.pk, elsewhere.pk]).update(due_at=timezone.now() + timedelta(minutes=3))
+    assert attend() == {acme.org.pk: [ID, "0Mw5g000000OtherAA"]}
+    other.refresh_from_db()
+    assert other.due_at is not None and other.due_at - timezone.now() > timedelta(minutes=4)
+
+
 def test_a_session_that_has_just_opened_is_not_asked_about(session: Session) -> None:
     assert attend() == {}
 
