@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, Response, expect
 
-from sandbox.stack import HOST, Stack, empty_document, example_documents
+from sandbox.stack import HOST, Stack, demo_document, empty_document
 from tests.browser.conftest import CHROMIUM_OPTIONS, NARROW, check_fits, chromium
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
@@ -201,7 +201,7 @@ def stack() -> Iterator[Stack]:
 def acme() -> Iterator[tuple[Stack, str]]:
     """A stack with an org that is set up, and the address of its page."""
     with running_stack() as running:
-        (document,) = example_documents(running.salesforce_port, running.infobip_port)
+        document = demo_document(running.salesforce_port, running.infobip_port)
         yield running, running.provision(document)["org"]["setup"]
 
 
@@ -405,6 +405,8 @@ def test_texts_are_saved_part_by_part_and_what_is_wrong_has_the_cursor(
     page.get_by_role("link", name="Texts and hand-over").first.click()
     expect(page.get_by_role("heading", name="Texts of WhatsApp")).to_be_visible(timeout=WAIT_MS)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if os.environ.get("SAVE_PICTURES") and width > 380:
+        page.screenshot(path=PICTURES / "set-up-10-texts.png", full_page=True)
     page.get_by_text("Add a language").click()
     languages = page.locator("#languages")
     languages.get_by_label("Welcome").last.fill("Not saved yet")
@@ -417,6 +419,4 @@ def test_texts_are_saved_part_by_part_and_what_is_wrong_has_the_cursor(
     expect(page.get_by_text("Saved.")).to_be_visible(timeout=WAIT_MS)
     expect(page.get_by_label("Wednesday")).to_have_value("09:00-17:00")
     expect(languages.get_by_label("Welcome").last).to_have_value("Not saved yet")
-    if os.environ.get("SAVE_PICTURES") and width > 380:
-        page.screenshot(path=PICTURES / "set-up-10-texts.png", full_page=True)
     context.close()
