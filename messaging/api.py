@@ -496,7 +496,7 @@ def _keep(org: Org, begun: Beginning, addressed: Addressed, delivered: Delivered
         known = Conversation.objects.get(org=org, pk=addressed.conversation_id)
         identifier = clean(delivered.conversation) or known.identifier
         session = clean(delivered.session)[:18] or known.session
-        lanes.open_session(org.pk, known.pk, identifier, session)
+        lanes.open_sessions([lanes.Opening(org.pk, known.pk, identifier, session)])
         answer = {"conversationId": identifier, "sessionId": session}
         if begun.message is not None:
             answer["messageId"] = str(begun.message)

@@ -36,7 +36,7 @@ from connector.salesforce.interactions import (
     PastEntry,
 )
 from messaging.ingest import begin_conversation
-from messaging.lanes import backoff_seconds, lock, lower_barrier, open_session, raise_barrier
+from messaging.lanes import Opening, backoff_seconds, lock, lower_barrier, open_sessions, raise_barrier
 from messaging.models import ChatbotMessage, Conversation, Direction, Handover, Message, Status
 from messaging.query import query
 from tenants.encryption import CannotDecrypt
@@ -466,7 +466,9 @@ def _import_natively(handover: Handover, conversation: Conversation, entries: Se
             with transaction.atomic():
                 if not number:
                     lock((), neighbours_of=[conversation.pk])
-                    open_session(handover.org_id, conversation.pk, delivered.conversation, delivered.session[:18])
+                    open_sessions(
+                        [Opening(handover.org_id, conversation.pk, delivered.conversation, delivered.session[:18])]
+                    )
         handover.batches = number + 1
         query(
             """UPDATE messaging_handover SET batches = %s, leased_until = clock_timestamp() + make_interval(secs => %s)

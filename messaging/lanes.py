@@ -522,36 +522,58 @@ def _name_conversations(results: Sequence[Result]) -> None:
            ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
         columns,
     )
-    if not changed:
-        return
-    for (conversation_id,) in changed:
-        result = told[conversation_id]
-        open_session(result.claim.org_id, conversation_id, result.conversation_identifier, result.session[:18])
+    if changed:
+        openings = [(conversation_id, told[conversation_id]) for (conversation_id,) in changed]
+        open_sessions(
+            Opening(each.claim.org_id, conversation_id, each.conversation_identifier, each.session[:18])
+            for conversation_id, each in openings
+        )
 
 
-def open_session(org_id: int, conversation_id: int, identifier: str, session: str) -> None:
-    """Note which session is open in a conversation, whose inbound lane the caller holds or has locked.
+class Opening(NamedTuple):
+    """What Salesforce says of a conversation: its own id of it, and the session, empty where it names none."""
+
+    org_id: int
+    conversation_id: int
+    identifier: str
+    session: str
+
+
+def open_sessions(openings: Iterable[Opening]) -> None:
+    """Note which sessions are open in conversations, whose inbound lanes the caller holds or has locked.
 
     A session that is known to have ended is not opened by an answer that came late. With its session a conversation is
     the reps', whoever had it before.
     """
+    told = list(openings)
+    rows, ids = records(each._asdict() for each in told), [each.conversation_id for each in told]
     query(
         """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, quick_checks, due_at)
-           SELECT %s, %s, %s, 'open', clock_timestamp(), 0, clock_timestamp() WHERE %s <> ''
-           ON CONFLICT DO NOTHING""",
-        [org_id, conversation_id, session, session],
+           SELECT org_id, conversation_id, session, 'open', clock_timestamp(), 0, clock_timestamp()
+           FROM jsonb_to_recordset(%s::jsonb) AS told (org_id bigint, conversation_id bigint, session text)
+           WHERE session <> '' ON CONFLICT DO NOTHING""",
+        [rows],
     )
     query(
-        """WITH ended AS (
-               SELECT 1 FROM messaging_session WHERE org_id = %s AND salesforce_id = %s AND state = 'ended'),
+        """WITH told AS (
+               SELECT told.*, EXISTS (
+                   SELECT 1 FROM messaging_session known
+                   WHERE known.org_id = told.org_id AND known.salesforce_id = told.session
+                     AND known.state = 'ended') AS ended
+               FROM jsonb_to_recordset(%s::jsonb)
+                   AS told (org_id bigint, conversation_id bigint, identifier text, session text)),
            conversation AS (
-               UPDATE messaging_conversation
-               SET identifier = %s, session = COALESCE(NULLIF(%s, ''), session),
-                   session_open = CASE WHEN %s = '' THEN session_open ELSE NOT EXISTS (SELECT 1 FROM ended) END
-               WHERE id = %s AND org_id = %s)
-           UPDATE messaging_lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
-           WHERE conversation_id = %s AND org_id = %s AND direction = 'inbound' AND NOT EXISTS (SELECT 1 FROM ended)""",
-        [org_id, session, identifier, session, session, *(conversation_id, org_id) * 2],
+               UPDATE messaging_conversation conversation
+               SET identifier = told.identifier, session = COALESCE(NULLIF(told.session, ''), conversation.session),
+                   session_open = CASE WHEN told.session = '' THEN session_open ELSE NOT told.ended END
+               FROM told
+               WHERE conversation.id = told.conversation_id AND conversation.org_id = told.org_id
+                 AND conversation.id = ANY(%s))
+           UPDATE messaging_lane lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
+           FROM told
+           WHERE lane.conversation_id = told.conversation_id AND lane.org_id = told.org_id
+             AND lane.conversation_id = ANY(%s) AND lane.direction = 'inbound' AND NOT told.ended""",
+        [rows, ids, ids],
     )
 
 

@@ -16,6 +16,7 @@ from connector.events import MARK
 from messaging import handover, lanes, sessions
 from messaging.handover import UnusableCall, parse_call
 from messaging.ingest import receive_webhook
+from messaging.lanes import Opening
 from messaging.models import Direction, Handover, Lane, Message, Session, Status
 from tenants.models import AtEnd, TranscriptForm
 from tenants.tenancy import every_org
@@ -127,7 +128,7 @@ def write(world: World, text: str, **more: Any) -> None:
 
 def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
     assert work.conversation_id is not None
-    lanes.open_session(work.org_id, work.conversation_id, "c0a2c1b4", session)
+    lanes.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
 
 
 BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
