@@ -8,6 +8,7 @@ goes away at the end. `DATABASE_URL` and `REDIS_URL`, where set, win.
 """
 
 import argparse
+import fcntl
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -45,7 +47,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 RESTART_SECONDS = 1.0  # a dyno manager takes about as long to replace a process that died
 
-_given_ports: set[int] = set()
+_given_ports: dict[int, int] = {}  # and the open file whose lock keeps each
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # what we start is on this machine: no proxy
 
 
@@ -54,17 +56,27 @@ class StackError(Exception):
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on now and that was not given out before.
+    """Find a port that nobody listens on now and that was not given out before, in this process or one beside it.
 
     It lies below those that systems give to outgoing connections, so that no client takes it while a service is restarted.
+    Until this process ends it is kept by a lock: stacks that start at once find the same ports free.
     """
+    folder = Path(tempfile.gettempdir()) / f"connector-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     while True:
         port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            if port not in _given_ports:
-                _given_ports.add(port)
-                return port
+        if port in _given_ports:
+            continue
+        mark = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind((HOST, port))
+        except OSError:
+            os.close(mark)
+            continue
+        _given_ports[port] = mark
+        return port
 
 
 def package_folder(name: str) -> Path:

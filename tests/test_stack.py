@@ -217,6 +217,20 @@ def test_ports_are_given_out_once_and_stay_clear_of_outgoing_connections() -> No
     assert max(ports) < 32_768
 
 
+def test_two_processes_that_start_at_once_are_not_given_the_same_port() -> None:
+    port = free_port()  # and nobody listens on it yet
+    other = f"""
+import secrets
+from sandbox import stack
+choices = iter([{port} - 20_000, *range(12_000)])
+secrets.randbelow = lambda _: next(choices)
+print(stack.free_port())
+"""
+    given = subprocess.run([sys.executable, "-c", other], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert given.returncode == 0, given.stderr
+    assert int(given.stdout) != port
+
+
 def test_example_orgs_have_valid_ids_and_nothing_in_common() -> None:
     acme, rival = example_documents(1, 2, orgs=2)
     for document in (acme, rival):
