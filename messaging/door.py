@@ -218,6 +218,11 @@ def _signer(accounts: Sequence[Account], headers: Headers, body: bytes) -> Accou
 async def refuse(refused: Refused, scope: Scope, send: Send) -> None:
     """Answer with an error, and note it."""
     refusals.note(refused, (name.decode("latin-1") for name, _ in scope["headers"]))
+    await tell(refused, send)
+
+
+async def tell(refused: Refused, send: Send) -> None:
+    """Answer with an error."""
     headers = [(b"content-type", b"application/json")]
     if refused.status == 405:
         headers.append((b"allow", b"POST"))
