@@ -29,10 +29,13 @@ BARE = "/api/infobip/inbound/messages"
 
 
 class Web:
-    """The process, until the ``with`` ends."""
+    """The process, until the ``with`` ends.
 
-    def __init__(self, **environment: str) -> None:
-        self.port = free_port()
+    :param module: what it serves instead of the connector
+    """
+
+    def __init__(self, module: str = "config.asgi", **environment: str) -> None:
+        self.port, self.module = free_port(), module
         self.environment = environment
         self.log = TemporaryFile()  # noqa: SIM115  # as long as the process
         self.process: subprocess.Popen[bytes] | None = None
@@ -54,7 +57,7 @@ class Web:
         env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         env |= {"DATABASE_URL": database_url(), "REDIS_URL": settings.REDIS_URL, "HOST": HOST, "PORT": str(self.port)}
         env |= {"ALLOWED_HOSTS": "*", "PUBLIC_URL": f"http://{HOST}:{self.port}", **self.environment}
-        command = ["sh", "-c", f"exec env {procfile()['web']}"]
+        command = ["sh", "-c", "exec env " + procfile()["web"].replace("config.asgi", self.module)]
         self.process = subprocess.Popen(
             command, env=env, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )
