@@ -66,15 +66,17 @@ class OrgTokens:
         self.key = credentials.key
         self.slot = _slots.setdefault(self.key, _Slot())
 
+    def ready(self) -> AccessToken | None:
+        """Give the token that this process holds, without waiting for anything; None where it holds none."""
+        token = self.slot.token
+        return token if time.monotonic() < self.slot.until else None
+
     def current(self) -> AccessToken:
         """Give the token in use, logging in where there is none.
 
         :raises ApiError: if the login fails
         """
-        token = self.slot.token
-        if token is not None and time.monotonic() < self.slot.until:
-            return token
-        return self._replace(None)
+        return self.ready() or self._replace(None)
 
     def renew(self, refused: AccessToken) -> AccessToken:
         """Give another token than the refused one; who else was refused it gets the same.

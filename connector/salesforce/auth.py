@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import jwt
 
+from connector import http
 from connector.http import (
     Answer,
     ApiClient,
@@ -49,8 +50,11 @@ class AccessToken:
     scopes: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-class TokenSource(Protocol):
+class TokenSource(http.TokenSource, Protocol):
     """Where clients take an org's token from."""
+
+    def ready(self) -> AccessToken | None:
+        """Give the token in use without waiting for anything; None where that takes a login or a look elsewhere."""
 
     def current(self) -> AccessToken:
         """Give the token in use, logging in where there is none."""

@@ -39,6 +39,11 @@ class Tokens:
         self.renewals = 0
         self.refused: list[AccessToken] = []
 
+    key = "acme"
+
+    def ready(self) -> AccessToken:
+        return self.current()
+
     def current(self) -> AccessToken:
         return AccessToken(f"00D5g00000ABcDE!token{self.renewals}", CORE)
 

@@ -61,7 +61,7 @@ def test_a_login_sends_an_assertion_for_the_right_audience(private_key: str, bas
 
     request: Any = responses.calls[0].request
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
-    form = parse_qs(request.body, strict_parsing=True)
+    form = parse_qs(request.body.decode(), strict_parsing=True)
     assert form.keys() == {"grant_type", "assertion"}
     assert form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
     (assertion,) = form["assertion"]

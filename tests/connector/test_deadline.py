@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from connector import http
-from connector.http import AddressRefused, ApiClient, ServiceUnavailable, check_address, time_limit
+from connector.http import AddressRefused, ApiClient, ServiceUnavailable, check_address, time_limit, transport
 from connector.infobip.client import HOSTS as INFOBIP
 from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
 
@@ -71,7 +71,7 @@ def trickle_the_body(connection: socket.socket) -> None:
 def test_an_answer_that_trickles_ends_with_the_total_time(
     far_side: Callable[[Behaviour], str], behave: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "TOTAL_SECONDS", 0.6)
+    monkeypatch.setattr(transport, "TOTAL_SECONDS", 0.6)
     began = time.monotonic()
     with pytest.raises(ServiceUnavailable) as caught:
         request(far_side(behave))

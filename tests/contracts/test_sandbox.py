@@ -80,8 +80,13 @@ class Sandbox:
             allow_local=True,
         )
 
-    def current(self) -> AccessToken:
+    key = "acme"
+
+    def ready(self) -> AccessToken | None:
         """Be a source of tokens."""
+        return self.tokens[-1] if self.tokens else None
+
+    def current(self) -> AccessToken:
         if not self.tokens:
             self.tokens.append(self.login())
         return self.tokens[-1]
