@@ -49,20 +49,20 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import errands, relay
+        from messaging import errands, worker
 
-        relay.running = relay.Relay(settings.LANE_THREADS)
-        relay.running.start()
-        errands.running = errands.Errands(relay.running.ring)
+        worker.running = worker.Worker(settings.CALLS_UNDER_WAY)
+        errands.running = errands.Errands(worker.running.wake)
+        worker.running.start(also=errands.running.ring)
         errands.running.start()
 
     def stop(self, parent: Any) -> None:
-        from messaging import errands, relay
+        from messaging import errands, worker
 
         if errands.running is not None:
             errands.running.stop()
-        if relay.running is not None:
-            relay.running.stop()
+        if worker.running is not None:
+            worker.running.stop()
 
 
 class ReadStreams(bootsteps.StartStopStep):

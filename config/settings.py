@@ -109,7 +109,7 @@ CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = False
 CELERY_TIMEZONE = "UTC"
 
 # The lanes
-LANE_THREADS: int = env.int("LANE_THREADS", 64)  # calls to the far sides under way at once, per worker
+CALLS_UNDER_WAY: int = env.int("CALLS_UNDER_WAY", 256)  # at once, per worker
 
 # The platforms
 SALESFORCE_PUBSUB_ENDPOINT: str = env.str("SALESFORCE_PUBSUB_ENDPOINT", "api.pubsub.salesforce.com:7443")

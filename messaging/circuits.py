@@ -83,7 +83,7 @@ def _stale(passed: Iterable[Endpoint]) -> list[Endpoint]:
 
 
 def _write(passed: Sequence[Endpoint], failed: dict[Endpoint, list[int]]) -> None:
-    """Lock what changes, successes and failures alike, in one order: two processes never wait for each other in a circle."""
+    """Lock what changes, successes and failures alike, in one order: two processes never wait in a circle."""
     changed = sorted([*passed, *failed])
     if not changed:
         return

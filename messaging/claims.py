@@ -10,12 +10,19 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import structlog
+from django.db import transaction
+
 from messaging import circuits
 from messaging.circuits import UPSTREAM_OF, Endpoint, columns
 from messaging.models import Direction
 from messaging.query import query, records
+from tenants.database import is_rows_fault
+
+log = structlog.get_logger(__name__)
 
 RECOVERY_SECONDS = 1.0  # in which a report may tell what became of a send whose process died
+ASIDE_SECONDS = 600.0  # after which a lane that was set aside is looked at again
 HOLDER_LOCKS = 0x5CC  # the class of advisory locks that stand for living processes; the number is the holder's
 
 
@@ -149,9 +156,7 @@ def lock_held(tries: Mapping[int, int | None], *, holder: int, neighbours_of: It
            ORDER BY id FOR NO KEY UPDATE""",
         [sorted(tries), sorted(set(neighbours_of))],
     )
-    return {
-        lane_id for lane_id, by, trying in rows if lane_id in tries and by == holder and trying == tries[lane_id]
-    }
+    return {lane_id for lane_id, by, trying in rows if lane_id in tries and by == holder and trying == tries[lane_id]}
 
 
 def take(lanes: Sequence[Given], *, holder: int) -> list[tuple[Claim, Waiting | None]]:
@@ -275,7 +280,8 @@ def _free_lanes_of(holder: int) -> int:
                SELECT message.org_id, message.id, clock_timestamp(), clock_timestamp(), 'in doubt', '',
                    'the process that made this try is gone', ''
                FROM freed CROSS JOIN LATERAL (
-                   SELECT id, org_id FROM messaging_message WHERE id = freed.trying AND status = 'pending' LIMIT 1) AS message
+                   SELECT id, org_id FROM messaging_message
+                   WHERE id = freed.trying AND status = 'pending' LIMIT 1) AS message
                RETURNING message_id),
            counted AS (
                UPDATE messaging_message SET tries = tries + 1 WHERE id IN (SELECT message_id FROM doubted))
@@ -283,3 +289,45 @@ def _free_lanes_of(holder: int) -> int:
         [RECOVERY_SECONDS, holder],
     )
     return len(freed)
+
+
+def set_aside(lane_id: int, *, holder: int) -> None:
+    """Let go a lane whose result cannot be recorded; what was tried in it is in doubt, and it is looked at again later."""
+    query(
+        """WITH freed AS (
+               UPDATE messaging_lane lane SET holder = NULL, trying = NULL,
+                   due_at = clock_timestamp() + make_interval(secs => %s),
+                   retry_at = clock_timestamp() + make_interval(secs => %s)
+               FROM (SELECT id, trying FROM messaging_lane WHERE id = %s AND holder = %s FOR NO KEY UPDATE) AS old
+               WHERE lane.id = old.id RETURNING lane.org_id, old.trying)
+           INSERT INTO messaging_attempt (org_id, message_id, started_at, ended_at, outcome, code, detail, request_id)
+           SELECT org_id, trying, clock_timestamp(), clock_timestamp(), 'in doubt', '', 'its result cannot be recorded', ''
+           FROM freed WHERE trying IS NOT NULL""",
+        [ASIDE_SECONDS, ASIDE_SECONDS, lane_id, holder],
+    )
+
+
+def set_unreadable_aside(most: int) -> int:
+    """Find among due lanes those whose next message raises when it is read, and mark that message as failed.
+
+    :return: how many there were
+    """
+    aside = 0
+    for lane_id in lock_due(most):
+        try:
+            with transaction.atomic():
+                take([Given(lane_id)], holder=0)
+                transaction.set_rollback(True)
+        except Exception as exc:
+            if not is_rows_fault(exc):
+                raise
+            aside += 1
+            log.exception("a message cannot be read", lane=lane_id)
+            query(
+                """UPDATE messaging_message SET status = 'failed', status_at = clock_timestamp(),
+                       error = 'it cannot be read; its row is damaged'
+                   WHERE id IN (SELECT id FROM messaging_message WHERE lane_id = %s AND status = 'pending'
+                                ORDER BY position LIMIT 1)""",
+                [lane_id],
+            )
+    return aside

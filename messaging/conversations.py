@@ -8,10 +8,10 @@ from uuid import UUID
 
 from django.utils import timezone
 
+from messaging.circuits import endpoint_of
 from messaging.models import Direction
 from messaging.query import query, records
 from messaging.queue import FoundLane, NewMessage, Place, append, create_lanes, find_lanes, lock
-from messaging.circuits import endpoint_of
 from tenants.models import Sender
 
 WINDOW = timedelta(hours=24)  # in which free text may answer an end user
@@ -84,7 +84,8 @@ def _begin(new_users: Mapping[Place, str]) -> dict[Place, int]:
            FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) AS place (org_id, channel_id, subject)
            CROSS JOIN LATERAL (
                SELECT id FROM messaging_conversation
-               WHERE org_id = place.org_id AND channel_id = place.channel_id AND subject = place.subject LIMIT 1) AS known""",
+               WHERE org_id = place.org_id AND channel_id = place.channel_id AND subject = place.subject
+               LIMIT 1) AS known""",
         columns,
     )
     begun = {Place(org_id, channel_id, subject): conversation_id for org_id, channel_id, subject, conversation_id in rows}
@@ -205,9 +206,7 @@ def start_outbound(
                     direction=Direction.OUTBOUND,
                     channel_id=sender.channel_id,
                     sender_id=sender.pk,
-                    endpoint_id=endpoint_of(
-                        Direction.OUTBOUND, channel_id=sender.channel_id, account_id=sender.account_id
-                    ),
+                    endpoint_id=endpoint_of(Direction.OUTBOUND, channel_id=sender.channel_id, account_id=sender.account_id),
                     source_entry=f"api:{template.uuid}",
                     text=template.text,
                     written_at=timezone.now(),

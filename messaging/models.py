@@ -13,7 +13,6 @@ from django.db.models import F, Q
 
 from tenants.models import Channel, InfobipAccount, Org, Sender
 
-
 # PostgreSQL stores years that the driver cannot load, and a row that cannot be loaded stops whoever reads many; the parser
 # keeps times between 2000 and tomorrow, and this catches what forgets to
 BOUNDS_OF_TIME = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
@@ -393,3 +392,29 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.pk}"
+
+
+class ClockTimestamp(models.Func):
+    """The time of this very row, where ``now()`` is that of its transaction."""
+
+    function = "clock_timestamp"
+    output_field = models.DateTimeField()
+
+
+class Inbox(models.Model):
+    """What the door took and nobody has ingested yet: appended by inbox.py, deleted by ingest.py, never changed.
+
+    It names org and account without foreign keys: checking them would cost as much as the row, and what is removed
+    meanwhile is found out by ingesting.
+    """
+
+    org_id = models.BigIntegerField()
+    account_id = models.BigIntegerField()
+    body = models.BinaryField(help_text="as it came")
+    received_at = models.DateTimeField(db_default=ClockTimestamp())
+
+    class Meta:
+        verbose_name_plural = "inbox"
+
+    def __str__(self) -> str:
+        return f"arrival {self.pk}"

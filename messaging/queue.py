@@ -107,9 +107,7 @@ def find_lanes(direction: Direction, places: Iterable[Place]) -> dict[Place, Fou
                LIMIT 1) AS lane""",
         [*([place[column] for place in wanted] for column in range(3)), direction.value],
     )
-    return {
-        Place(org_id, channel_id, address): FoundLane(org_id, *lane) for org_id, channel_id, address, *lane in found
-    }
+    return {Place(org_id, channel_id, address): FoundLane(org_id, *lane) for org_id, channel_id, address, *lane in found}
 
 
 def lock(lane_ids: Iterable[int]) -> dict[int, LockedLane]:
@@ -176,9 +174,9 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
                FROM jsonb_to_recordset(%s::jsonb) AS come (lane_id bigint, n int, endpoint_id bigint)
                WHERE lane.id = come.lane_id AND lane.id = ANY(%s)
                RETURNING lane.id, CASE WHEN %s THEN hold - %s ELSE position - come.n END AS base)
-           INSERT INTO messaging_message (org_id, lane_id, conversation_id, direction, channel_id, sender_id, position, uuid,
-               source_entry, part, text, written_at, late, status, error, ours, template, routing_attributes, created_at,
-               status_at, tries, error_code, reported)
+           INSERT INTO messaging_message (org_id, lane_id, conversation_id, direction, channel_id, sender_id, position,
+               uuid, source_entry, part, text, written_at, late, status, error, ours, template, routing_attributes,
+               created_at, status_at, tries, error_code, reported)
            SELECT come.org_id, lane.id, come.conversation_id, come.direction, come.channel_id, come.sender_id,
                lane.base + come.rank, come.uuid, come.source_entry, come.part, come.text, come.written_at, come.late,
                come.status, come.error, come.ours, come.template, come.routing_attributes, clock_timestamp(),

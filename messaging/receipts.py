@@ -210,7 +210,9 @@ def _state_of_whole(states: Iterable[str]) -> Status | None:
     return Status.READ if set(states) == {Status.READ} else Status.DELIVERED
 
 
-async def report_receipts(caller: Caller, route: Route, claim: Claim, batch: ReceiptBatch, *, seconds: float) -> ReceiptOutcome:
+async def report_receipts(
+    caller: Caller, route: Route, claim: Claim, batch: ReceiptBatch, *, seconds: float
+) -> ReceiptOutcome:
     """Acknowledge what arrived and report what did not.
 
     What Salesforce refuses for good is settled, since a tick must not be tried for ever. A login that is refused, or a

@@ -30,7 +30,9 @@ def record(ended: Sequence[Result | ReceiptOutcome], *, holder: int) -> list[Giv
     reported = [each for each in ended if isinstance(each, ReceiptOutcome)]
     tries = {each.claim.lane_id: each.message.id if isinstance(each, Result) else None for each in ended}
     told = [each for each in results if not each.done or each.outcome is Outcome.REFUSED]
-    neighbours = [each.claim.conversation_id for each in told] + [each.claim.conversation_id for each in reported if each.noticed]
+    neighbours = [each.claim.conversation_id for each in told] + [
+        each.claim.conversation_id for each in reported if each.noticed
+    ]
     mine = claims.lock_held(tries, holder=holder, neighbours_of=neighbours)
     results = sorted((each for each in results if each.claim.lane_id in mine), key=lambda each: each.message.id)
     reported = [each for each in reported if each.claim.lane_id in mine]
@@ -42,9 +44,7 @@ def record(ended: Sequence[Result | ReceiptOutcome], *, holder: int) -> list[Giv
     _tell_reps(results)
     _settle(reported)
     claims.release([_pause(each) for each in results if not each.done and not each.given_up])
-    return [
-        Given(each.claim.lane_id, carried=each.message.written_at) for each in results if each.done or each.given_up
-    ]
+    return [Given(each.claim.lane_id, carried=each.message.written_at) for each in results if each.done or each.given_up]
 
 
 def _calls(results: Iterable[Result], reported: Iterable[ReceiptOutcome]) -> Iterable[Call]:
@@ -240,7 +240,5 @@ def _pause(result: Result) -> Pause:
     claim = result.claim
     if not result.called and not result.detail:  # it was given back, as the process stops
         return Pause(claim.lane_id, 0.0, failures=claim.failures)
-    seconds = retry.pause_seconds(
-        claim.direction, result.outcome, failures=claim.failures, retry_after=result.retry_after
-    )
+    seconds = retry.pause_seconds(claim.direction, result.outcome, failures=claim.failures, retry_after=result.retry_after)
     return Pause(claim.lane_id, seconds, failures=claim.failures + 1, endpoint_id=result.endpoint_id)

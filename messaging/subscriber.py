@@ -34,9 +34,9 @@ from connector.salesforce.platform_events import (
     open_channel,
     pages,
 )
-from messaging.ingest import StreamBatch, receive_stream_batches
+from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import EventSubscription
-from messaging.tasks import ring
+from messaging.wake import wake
 from tenants.encryption import CannotDecrypt
 from tenants.models import Org, SalesforceConnection
 from tenants.tenancy import every_org
@@ -386,7 +386,7 @@ class Subscriber:
                 if not future.done():
                     future.set_result(batch.subscription_id in saved)
             if work:
-                ring()
+                await self._books(wake)
 
     async def _note(self, lease: Lease, remedy: Remedy, problem: str) -> None:
         try:

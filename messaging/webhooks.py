@@ -16,9 +16,8 @@ from django.views.decorators.http import require_POST
 
 from connector.infobip.webhooks import business_number, reported_message, results_of, signature_matches
 from messaging import handover
-from messaging.ingest import receive_webhook
-from messaging.models import ChatbotMessage, Message
-from messaging.tasks import ring
+from messaging.models import ChatbotMessage, Inbox, Message
+from messaging.wake import wake
 from tenants.broker import count_refusal, note_old_secret
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
@@ -95,7 +94,7 @@ def _take_call(request: HttpRequest, account_uuid: UUID | None) -> HttpResponse:
         raise _Refused(400, "unusable call", unusable, account)
     with org_scope(account.org_id):
         new = handover.accept(account, call)
-    ring()
+    wake()
     return JsonResponse({"status": "accepted" if new else "already accepted"})
 
 
@@ -132,11 +131,12 @@ def _take(request: HttpRequest, body: bytes, account_uuid: UUID | None) -> HttpR
         work = False
         if results:
             with org_scope(account.org_id):
-                work = receive_webhook(account, results)
+                Inbox.objects.create(org_id=account.org_id, account_id=account.pk, body=body)
+                work = True
     except _Refused as refused:
         return _refuse(request, refused)
     if work:
-        ring()
+        wake()
     return HttpResponse()
 
 

@@ -21,7 +21,7 @@ from messaging.claims import Claim, Given, Pause, Waiting
 from messaging.delivery import Result, deliver, not_tried
 from messaging.holder import Holder
 from messaging.limits import FIRST_SHARE, SLOW_SECONDS, ConcurrencyLimits
-from messaging.models import Direction, Outcome
+from messaging.models import Outcome
 from messaging.receipts import ReceiptBatch, ReceiptOutcome
 from messaging.routes import Route, Routes
 from messaging.wake import INBOX_CHANNEL, wake
@@ -76,6 +76,7 @@ class Worker:
         self.flights: set[Flight] = set()
         self.unwritten: list[Ended] = []
         self.holder = Holder(self._hear, self._goes_on)
+        self.wake_also: Callable[[], None] = lambda: None
         self.stopping = threading.Event()
         self.inbox = threading.Event()
         self.turned_at = time.monotonic()
@@ -86,8 +87,12 @@ class Worker:
         self.thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self.ingester = threading.Thread(target=self._ingest, name="ingest", daemon=True)
 
-    def start(self) -> None:
-        """Start the loop and the threads beside it."""
+    def start(self, *, also: Callable[[], None] = lambda: None) -> None:
+        """Start the loop and the threads beside it.
+
+        :param also: called, from any thread, when there may be other work than that of lanes
+        """
+        self.wake_also = also
         self.holder.start()
         self.thread.start()
         self.ingester.start()
@@ -110,6 +115,7 @@ class Worker:
             self.inbox.set()
         else:
             self.wake()
+            self.wake_also()
 
     def _goes_on(self) -> bool:
         return time.monotonic() - self.turned_at < STUCK_SECONDS
@@ -125,6 +131,7 @@ class Worker:
                     while not self.stopping.is_set() and (turn := intake.take_inbox()).taken:
                         if turn.work:
                             self.wake()
+                            self.wake_also()
                             wake(sender=self.holder.number)
                         time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
