@@ -17,7 +17,7 @@ from messaging import circuits
 from messaging.circuits import UPSTREAM_OF, Endpoint, columns
 from messaging.models import Direction
 from messaging.query import query, records
-from tenants.database import is_rows_fault
+from tenants.database import facts_of, is_rows_fault
 
 log = structlog.get_logger(__name__)
 
@@ -322,7 +322,7 @@ def set_unreadable_aside(most: int) -> int:
             if not is_rows_fault(exc):
                 raise
             aside += 1
-            log.exception("a message cannot be read", lane=lane_id)
+            log.error("a message cannot be read", lane=lane_id, **facts_of(exc))
             query(
                 """UPDATE messaging_message SET status = 'failed', status_at = clock_timestamp(),
                        error = 'it cannot be read; its row is damaged'

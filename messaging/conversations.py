@@ -114,17 +114,18 @@ def keep_heard(heard: Sequence[Heard]) -> None:
     if not heard:
         return
     query(
-        """UPDATE messaging_conversation conversation SET
-               name = COALESCE(NULLIF(heard.name, ''), name), language = COALESCE(NULLIF(heard.language, ''), language),
-               identifier = COALESCE(NULLIF(heard.identifier, ''), identifier),
-               session_open = session_open OR heard.identifier <> '',
-               last_sender_id = COALESCE(heard.sender_id, last_sender_id),
-               window_closes_at = CASE WHEN heard.sender_id IS NULL THEN window_closes_at
-                   ELSE GREATEST(CASE WHEN last_sender_id = heard.sender_id THEN window_closes_at END,
+        """UPDATE messaging_conversation known SET
+               name = COALESCE(NULLIF(heard.name, ''), known.name),
+               language = COALESCE(NULLIF(heard.language, ''), known.language),
+               identifier = COALESCE(NULLIF(heard.identifier, ''), known.identifier),
+               session_open = known.session_open OR heard.identifier <> '',
+               last_sender_id = COALESCE(heard.sender_id, known.last_sender_id),
+               window_closes_at = CASE WHEN heard.sender_id IS NULL THEN known.window_closes_at
+                   ELSE GREATEST(CASE WHEN known.last_sender_id = heard.sender_id THEN known.window_closes_at END,
                                  heard.written_at + %s) END
            FROM jsonb_to_recordset(%s::jsonb) AS heard (
                id bigint, name text, language text, identifier text, sender_id bigint, written_at timestamptz)
-           WHERE conversation.id = heard.id AND conversation.id = ANY(%s)""",
+           WHERE known.id = heard.id AND known.id = ANY(%s)""",
         [
             WINDOW,
             records(

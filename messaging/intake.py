@@ -23,7 +23,7 @@ from connector.salesforce.platform_events import PlatformEvent, Topic, created_a
 from messaging.ingest import ingest
 from messaging.ledger import Arrival, keep_new, kind_of
 from messaging.query import query
-from tenants.database import is_rows_fault
+from tenants.database import facts_of, is_rows_fault
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ def take_inbox() -> Turn:
     except Exception as exc:
         if not is_rows_fault(exc):
             raise
-        log.warning("the inbox is taken row by row", error=type(exc).__name__)
+        log.warning("the inbox is taken row by row", **facts_of(exc))
     return _take_inbox(_ingest_carefully)
 
 
@@ -63,7 +63,7 @@ def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
         rows = _read_inbox()
         if not rows:
             return Turn()
-        arrivals = [arrival for _, *row in rows for arrival in _arrivals_of_webhook(*row)]
+        arrivals = [arrival for row in rows for arrival in _arrivals_of_webhook(*row[1:])]
         work = ingested(arrivals)
         query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [[row[0] for row in rows]])
     return Turn(len(rows), work, more=True)
@@ -190,7 +190,7 @@ def _set_aside(arrival: Arrival) -> None:
     except Exception as exc:  # its account or stream is gone: there is nobody left to show it to
         if not is_rows_fault(exc):
             raise
-        log.exception("arrival dropped: its account is gone", org=arrival.org_id)
+        log.error("arrival dropped: its account is gone", org=arrival.org_id, **facts_of(exc))
         return
     log.error("arrival set aside", org=arrival.org_id, event_id=aside.id, problem=aside.problem)
 
@@ -225,7 +225,7 @@ def receive_stream_batches(batches: Sequence[StreamBatch]) -> tuple[set[int], bo
     except Exception as exc:
         if not is_rows_fault(exc):
             raise
-        log.warning("stream events are taken in one by one", error=type(exc).__name__)
+        log.warning("stream events are taken in one by one", **facts_of(exc))
     saved: set[int] = set()
     work = False
     for batch in batches:

@@ -29,11 +29,9 @@ def record(ended: Sequence[Result | ReceiptOutcome], *, holder: int) -> list[Giv
     results = [each for each in ended if isinstance(each, Result)]
     reported = [each for each in ended if isinstance(each, ReceiptOutcome)]
     tries = {each.claim.lane_id: each.message.id if isinstance(each, Result) else None for each in ended}
-    told = [each for each in results if not each.done or each.outcome is Outcome.REFUSED]
-    neighbours = [each.claim.conversation_id for each in told] + [
-        each.claim.conversation_id for each in reported if each.noticed
-    ]
-    mine = claims.lock_held(tries, holder=holder, neighbours_of=neighbours)
+    told = [each.claim for each in results if each.outcome is not Outcome.SENT]
+    told += [each.claim for each in reported if each.noticed]
+    mine = claims.lock_held(tries, holder=holder, neighbours_of=[each.conversation_id for each in told])
     results = sorted((each for each in results if each.claim.lane_id in mine), key=lambda each: each.message.id)
     reported = [each for each in reported if each.claim.lane_id in mine]
     circuits.note(_calls(results, reported))
@@ -72,10 +70,11 @@ def _decide(failed: Sequence[Result]) -> None:
            failing AS (
                UPDATE messaging_message message SET failed_at = clock_timestamp(),
                    own_failures = own_failures + judged.others_passed::int,
-                   own_failing_since = CASE WHEN judged.others_passed THEN COALESCE(own_failing_since, failed_at) END
+                   own_failing_since = CASE WHEN judged.others_passed
+                                            THEN COALESCE(own_failing_since, clock_timestamp()) END
                FROM (
-                   SELECT tried.id, COALESCE(circuit.opened_at IS NULL AND circuit.last_success_at > before.failed_at, false)
-                       AND tried.called AS others_passed
+                   SELECT tried.id, tried.called AND COALESCE(
+                       circuit.opened_at IS NULL AND circuit.last_success_at > before.failed_at, false) AS others_passed
                    FROM tried
                    CROSS JOIN LATERAL (
                        SELECT org_id, failed_at FROM messaging_message WHERE id = tried.id LIMIT 1) AS before
@@ -90,7 +89,8 @@ def _decide(failed: Sequence[Result]) -> None:
                failing.direction = 'outbound' AND failing.template IS NULL
                    AND COALESCE(conversation.window_closes_at < clock_timestamp(), false)
            FROM failing CROSS JOIN LATERAL (
-               SELECT window_closes_at FROM messaging_conversation WHERE id = failing.conversation_id LIMIT 1) AS conversation""",
+               SELECT window_closes_at FROM messaging_conversation
+               WHERE id = failing.conversation_id LIMIT 1) AS conversation""",
         [
             records(
                 {
@@ -115,8 +115,8 @@ def _keep_attempts(results: Sequence[Result]) -> None:
     query(
         """INSERT INTO messaging_attempt
                (org_id, message_id, started_at, ended_at, outcome, status, code, detail, request_id)
-           SELECT org_id, message_id, clock_timestamp() - make_interval(secs => seconds), clock_timestamp(), outcome, status,
-               code, detail, request_id
+           SELECT org_id, message_id, clock_timestamp() - make_interval(secs => seconds), clock_timestamp(), outcome,
+               status, code, detail, request_id
            FROM jsonb_to_recordset(%s::jsonb) AS tried (org_id bigint, message_id bigint, seconds float8, outcome text,
                status int, code text, detail text, request_id text)""",
         [

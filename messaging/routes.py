@@ -9,6 +9,7 @@ import structlog
 from connector.http import ApiError
 from connector.infobip.client import InfobipClient
 from connector.salesforce.interactions import InteractionClient
+from tenants.database import facts_of
 from tenants.encryption import CannotDecrypt
 from tenants.models import Channel, SalesforceConnection, Sender
 
@@ -61,7 +62,7 @@ def _load(keys: set[Key]) -> dict[Key, Route]:
         try:
             routes[key] = _route(channels.get(channel_id), senders.get(sender_id or 0))
         except Exception as exc:  # one org's rows must not stop the others'
-            log.exception("no route", channel=channel_id, sender=sender_id)
+            log.error("no route", channel=channel_id, sender=sender_id, **facts_of(exc))
             routes[key] = Route(problem=f"internal error: {type(exc).__name__}")
     return routes
 

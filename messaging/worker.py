@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -25,7 +26,7 @@ from messaging.models import Outcome
 from messaging.receipts import ReceiptBatch, ReceiptOutcome
 from messaging.routes import Route, Routes
 from messaging.wake import INBOX_CHANNEL, wake
-from tenants.database import is_rows_fault
+from tenants.database import facts_of, is_rows_fault
 from tenants.tenancy import every_org
 
 log = structlog.get_logger(__name__)
@@ -135,7 +136,7 @@ class Worker:
                             wake(sender=self.holder.number)
                         time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
-                log.warning("nothing taken in", error=type(exc).__name__, exc_info=is_rows_fault(exc))
+                log.warning("nothing taken in", **facts_of(exc))
                 connection.close()
                 self.stopping.wait(PAUSE_SECONDS)
                 self.inbox.set()
@@ -167,13 +168,11 @@ class Worker:
                 self._begin(work)
             await asyncio.sleep(GATHER_SECONDS)
         await self.caller.close()
-        await self._in_books(connection.close)
+        await self._in_books(_close_connection)
 
     async def _until_woken(self) -> None:
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.woken.wait(), PAUSE_SECONDS if self.stopping.is_set() else LOOK_SECONDS)
-        except TimeoutError:
-            pass
         self.woken.clear()
 
     async def _in_books(self, write: Callable[[], object]) -> None:
@@ -188,12 +187,12 @@ class Worker:
             work = await self.loop.run_in_executor(self.books, lambda: self._turn(ended, under_way, free))
         except Exception as exc:
             if not is_rows_fault(exc):
-                log.warning("database trouble", error=type(exc).__name__)
-                await self._in_books(connection.close)
+                log.warning("database trouble", **facts_of(exc))
+                await self._in_books(_close_connection)
                 await asyncio.sleep(PAUSE_SECONDS)
                 self.woken.set()
                 return []
-            log.exception("a turn failed; its results are recorded one by one")
+            log.error("a turn failed; its results are recorded one by one", **facts_of(exc))
             work = []
             ended = await self.loop.run_in_executor(self.books, lambda: self._record_one_by_one(ended))
             self.woken.set()
@@ -224,7 +223,7 @@ class Worker:
             except asyncio.CancelledError:
                 ended = _interrupted(work, "the process stopped while it waited for an answer")
             except Exception as exc:
-                log.exception("carrying failed")
+                log.error("carrying failed", **facts_of(exc))
                 ended = _interrupted(work, f"internal error: {type(exc).__name__}")
         self.flights.discard(flight)
         self.unwritten.append(ended)
@@ -298,7 +297,7 @@ class Worker:
             except Exception as exc:
                 if not is_rows_fault(exc):
                     raise
-                log.exception("a result cannot be recorded", org=each.claim.org_id, lane=each.claim.lane_id)
+                log.error("a result cannot be recorded", org=each.claim.org_id, lane=each.claim.lane_id, **facts_of(exc))
                 with every_org(), transaction.atomic():
                     claims.set_aside(each.claim.lane_id, holder=self.holder.number)
         if not ended:
@@ -325,6 +324,11 @@ def _interrupted(work: Work, why: str) -> Ended:
     result = not_tried(work.claim, work.message)
     result.outcome, result.detail, result.called = Outcome.IN_DOUBT, why, True
     return result
+
+
+def _close_connection() -> None:
+    """Close the connection of the calling thread; the name leads each thread to its own."""
+    connection.close()
 
 
 def _log_result(result: Result) -> None:

@@ -1,5 +1,8 @@
 """Tells a row that cannot be stored or read from a database that cannot do its work now."""
 
+import traceback
+from pathlib import Path
+
 import psycopg
 from django.core.exceptions import ValidationError
 from django.db import DataError, IntegrityError
@@ -14,7 +17,16 @@ ROWS_CLASSES = {
     "54",  # limits of PostgreSQL: a text too long for an index, JSON nested too deep
 }
 # What Python, Django and psycopg raise over a value before it is sent, or after it came
-ROWS_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, ValidationError)
+ROWS_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    ValidationError,
+)
 
 
 def is_rows_fault(exc: BaseException) -> bool:
@@ -36,3 +48,14 @@ def is_rows_fault(exc: BaseException) -> bool:
     if isinstance(exc, DjangoDatabaseError):
         return isinstance(exc, DataError | IntegrityError)
     return isinstance(exc, ROWS_ERRORS) and not isinstance(exc, OSError)  # a bad certificate is both
+
+
+def facts_of(exc: BaseException) -> dict[str, str]:
+    """Say what went wrong, and where in our code, for a log: an exception's own words may hold what a person wrote."""
+    link: BaseException | None = exc
+    while link is not None and not isinstance(link, psycopg.Error):
+        link = link.__cause__
+    code = (link.sqlstate or "") if isinstance(link, psycopg.Error) else ""
+    ours = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return {"error": type(exc).__name__, "code": code, "at": where}

@@ -18,13 +18,13 @@ from django.utils import timezone
 
 from connector.http import CONNECT_SECONDS
 from messaging import api
-from messaging.ingest import receive_webhook
 from messaging.models import Address, Conversation, Direction, Lane, Message, Status
 from tenants import api_tokens, broker
 from tenants.models import ApiCall, ApiToken, Org, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, whatsapp_text
 from tests.set_up.pages import at_once
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
