@@ -27,8 +27,8 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
 # The house
+WEB_THREADS: int = env.int("WEB_THREADS", 16)  # pages that `web` works on at once; the door needs none
 ROOT_URLCONF = "config.urls"
-WSGI_APPLICATION = "config.wsgi.application"
 INSTALLED_APPS = [
     "templates_ui",
     "messaging",
@@ -80,7 +80,9 @@ if env.bool("DATABASE_POOL", False):
     }
 else:
     DATABASES["default"]["CONN_MAX_AGE"] = 600  # without health checks: the door tries again on a new connection
-DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 2)
+_limits = {"connect_timeout": 2, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_limits["tcp_user_timeout"] = 20_000  # milliseconds: a host that is gone is noticed within seconds, not within hours
+DATABASES["default"]["OPTIONS"] = _limits | DATABASES["default"].get("OPTIONS", {})
 # PostgreSQL plans a repeated statement once. (Poolers in transaction mode cannot serve us anyway: see tenants/tenancy.py.)
 # Plans are kept whatever the parameters, and go by indexes even where tables are empty when they are made: every query on
 # the way of a message has an index, and a table may grow by a million rows before its statistics are renewed.
@@ -116,7 +118,7 @@ SALESFORCE_PUBSUB_ENDPOINT: str = env.str("SALESFORCE_PUBSUB_ENDPOINT", "api.pub
 INFOBIP_SIGNATURE_HEADER: str = env.str("INFOBIP_SIGNATURE_HEADER", "X-Hub-Signature")
 OUTBOUND_ADDRESSES: list[str] = env.list("OUTBOUND_ADDRESSES", default=[])  # that we call from; empty: they may change
 LARGEST_WEBHOOK: int = env.int("LARGEST_WEBHOOK", 16 * 1024 * 1024)  # bytes
-DATA_UPLOAD_MAX_MEMORY_SIZE = LARGEST_WEBHOOK
+BARE_WEBHOOK_PATH: bool = env.bool("BARE_WEBHOOK_PATH", True)  # the address without an account, for what cannot be changed
 
 # Our own API
 REST_FRAMEWORK: dict[str, Any] = {

@@ -57,7 +57,7 @@ LONGEST_READING = timedelta(minutes=15)  # in which Infobip answers nothing; the
 LONGEST_ENDING = timedelta(hours=1)
 CLOSING_LEAVES = timedelta(seconds=30)
 MOST_ATTRIBUTES = 20
-PLACEHOLDER = re.compile(r"\s*(\{\{.*\}\}|<.*>|\$\{.*\})?\s*")  # what a flow sends of an attribute that is not set
+PLACEHOLDERS = (("{{", "}}"), ("<", ">"), ("${", "}"))  # begin and end what a flow sends of an attribute that is not set
 
 
 class UnusableCall(Exception):
@@ -87,14 +87,14 @@ def parse_call(body: object) -> Call:
     number = re.sub(r"^\+|[\s()-]", "", _filled(body, "senderNumber", 150))
     attributes: dict[str, str] = {}
     for name, value in body.items():
-        if (
-            name in ("conversationId", "senderNumber")
-            or isinstance(value, bool)
-            or not isinstance(value, str | int | float)
-        ):
+        if len(attributes) == MOST_ATTRIBUTES:
+            break
+        if name in ("conversationId", "senderNumber") or len(name) > 80:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             continue
         text = clean(str(value)).strip()[:1000]
-        if len(attributes) < MOST_ATTRIBUTES and len(name) <= 80 and not PLACEHOLDER.fullmatch(text):
+        if not _is_unset(text):
             attributes[clean(name)] = text
     language = attributes.get("language", "").lower().replace("_", "-")[:10]
     return Call(conversation, number, language if re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]+)*", language) else "", attributes)
@@ -104,15 +104,23 @@ def _filled(body: Mapping[str, object], field: str, most: int) -> str:
     value = body.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if not isinstance(value, str) or PLACEHOLDER.fullmatch(value):
+    text = value.strip() if isinstance(value, str) else ""
+    if _is_unset(text):
         advice = (
             f"{field} is missing, empty, or a placeholder that was not filled. Set it in the body of the Call API step."
         )
         raise UnusableCall(advice)
-    text = clean(value).strip()
+    text = clean(text).strip()
     if not text or len(text) > most:
         raise UnusableCall(f"{field} is empty or longer than {most} characters.")
     return text
+
+
+def _is_unset(text: str) -> bool:
+    # by its ends and not by a pattern: one with blanks at both ends takes minutes for a text of blanks alone
+    return not text or any(
+        len(text) >= len(begin + end) and text.startswith(begin) and text.endswith(end) for begin, end in PLACEHOLDERS
+    )
 
 
 def accept(account: InfobipAccount, call: Call) -> bool:

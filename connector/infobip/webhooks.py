@@ -1,15 +1,11 @@
-"""What Infobip posts to us: its signature, and its payloads turned into events.
+"""What Infobip posts to us, turned into events; its signature is in signature.py.
 
 https://www.infobip.com/docs/cpaas-x/subscriptions-management
 """
 
-import base64
-import binascii
 import hashlib
-import hmac
 import json
 import re
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -36,28 +32,6 @@ LONGEST_CONVERSATION = 100  # our own bound: Infobip's ids are UUIDs, or as long
 LONGEST_ADDRESS = 150  # a business-scoped user id; published for `to` of a send
 INBOUND = "INBOUND_MESSAGE"  # the conversation event that tells what an end user wrote
 DELIVERED_TO_HANDSET = 5  # the only success: the group DELIVERED also holds "reached the operator" (2)
-
-
-def signature_matches(header: str, body: bytes, secrets: Iterable[str]) -> bool:
-    """Check the HMAC-SHA256 of the raw body against each secret that may be in use.
-
-    Infobip's pages name neither header nor format. Real deliveries carried ``SHA256=<hex>``; hex without the prefix and
-    base64 are taken too. There is no time in it: a repetition is recognised by its content.
-    """
-    given = _signature_bytes(header)
-    if given is None:
-        return False
-    matches = [hmac.compare_digest(given, hmac.digest(secret.encode(), body, "sha256")) for secret in secrets if secret]
-    return any(matches)
-
-
-def _signature_bytes(header: str) -> bytes | None:
-    value = re.sub(r"(?i)^sha256=", "", header.strip())
-    try:
-        digest = bytes.fromhex(value) if len(value) == 64 else base64.b64decode(value, validate=True)
-    except (ValueError, binascii.Error):
-        return None
-    return digest if len(digest) == 32 else None
 
 
 def results_of(body: object) -> list[object]:

@@ -145,7 +145,7 @@ def test_a_template_is_queued_before_salesforce_is_asked(acme: World, salesforce
     assert (message.direction, message.status, message.sender_id) == ("outbound", Status.PENDING, acme.sender.pk)
     with every_org():
         lane = Lane.objects.get(direction=Direction.OUTBOUND)
-    assert (lane.position, lane.arrivals, message.position) == (1, 1, 1) and lane.due_at is not None
+    assert (lane.position, lane.version, message.position) == (1, 1, 1) and lane.due_at is not None
 
 
 def test_infobips_own_form_of_a_template_is_kept_as_it_is(acme: World, salesforce: responses.RequestsMock) -> None:
@@ -531,7 +531,7 @@ def test_a_database_in_trouble_is_not_the_callers_fault(acme: World, monkeypatch
         raise OperationalError("the connection was lost")
 
     token = token_of(acme)
-    monkeypatch.setattr(api, "address", trouble)
+    monkeypatch.setattr(api, "start_outbound", trouble)
     answer = post(token, body_of(acme, template=ORDER_UPDATE), "order-2291")
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "not_stored", "1")
     with every_org():
