@@ -60,7 +60,8 @@ def test_a_template_leaves_through_the_door_for_templates(acme: World, monkeypat
     with transaction.atomic():
         address(acme.sender, "385991234567", name="", language="", template=template)
     with responses.RequestsMock() as infobip:
-        infobip.post("https://acme.api.infobip.com/whatsapp/1/message/template", json={"messages": [{}]})
+        taken = {"messageId": "m", "status": {"groupId": 1, "groupName": "PENDING"}}
+        infobip.post("https://acme.api.infobip.com/whatsapp/1/message/template", json={"messages": [taken]})
         relay = Relay(threads=2)
         relay.start()
         relay.ring()
