@@ -112,7 +112,6 @@ class Caller:
                 headers=request.headers,
                 allow_redirects=False,  # one could lead credentials to another host
             )
-            progress.broken = Broken.ANSWER_BROKEN_OFF
             content = await _read(response, request.largest_answer)
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             if progress.wrong_network and not progress.connected:

@@ -7,6 +7,7 @@ from connector.http.errors import (
     AddressRefused,
     ApiError,
     AuthenticationFailed,
+    Broken,
     CustomerMustAct,
     PrivateAddress,
     RateLimited,
@@ -14,7 +15,7 @@ from connector.http.errors import (
     ServiceUnavailable,
     retry_after,
 )
-from connector.http.transport import CONNECT_SECONDS, TOTAL_SECONDS, time_limit
+from connector.http.transport import CONNECT_SECONDS, TOTAL_SECONDS, seconds_left, time_limit
 
 __all__ = [
     "CONNECT_SECONDS",
@@ -26,6 +27,7 @@ __all__ = [
     "ApiClient",
     "ApiError",
     "AuthenticationFailed",
+    "Broken",
     "Call",
     "Content",
     "CustomerMustAct",
@@ -40,6 +42,7 @@ __all__ = [
     "multipart_content",
     "retry_after",
     "says_nothing",
+    "seconds_left",
     "time_limit",
     "why_not_public",
 ]

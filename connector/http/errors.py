@@ -90,7 +90,6 @@ class Broken(Enum):
     NOT_CONNECTED = "no connection in time", False
     NO_ANSWER = "no answer in time", True
     BROKEN_OFF = "the connection broke off", True
-    ANSWER_BROKEN_OFF = "the answer broke off", True
 
     def error(self, service: str) -> ServiceUnavailable:
         words, in_doubt = self.value

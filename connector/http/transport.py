@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from connector.http.addresses import private_address, wrong_network
@@ -32,7 +32,7 @@ class _NotPublic(Exception):
 class _Deadline(threading.local):
     at = math.inf  # of the call under way, by time.monotonic()
     outer = math.inf  # of all calls of a piece of work
-    sending = False  # whether the call under way has a connection, and so may have arrived
+    connecting = False  # whether the call under way is doing that, and so has certainly not arrived
 
 
 _deadline = _Deadline()
@@ -46,6 +46,11 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
     finally:
         _deadline.outer = math.inf
+
+
+def seconds_left() -> float:
+    """Give how long a call that began now could last."""
+    return max(0.0, min(TOTAL_SECONDS, _deadline.outer - time.monotonic()))
 
 
 class _DeadlineSocket(socket.socket):
@@ -89,12 +94,9 @@ class _Connection(HTTPConnection):
         return _guarded(super()._new_conn(), self.host)
 
     def connect(self) -> None:
-        super().connect()  # with TLS, where there is any
-        _deadline.sending = True
-
-    def putrequest(self, *args: Any, **kwargs: Any) -> None:
-        _deadline.sending = self.sock is not None  # else it connects when there is something to send
-        super().putrequest(*args, **kwargs)
+        _deadline.connecting = True
+        super().connect()  # with the name's address, and TLS where there is any
+        _deadline.connecting = False
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
@@ -128,17 +130,17 @@ def send(request: Request) -> Answer:
     :raises ServiceUnavailable: if no answer came; in doubt unless the request certainly never left
     :raises PrivateAddress: if the name of the host leads to a private network; nothing was sent there
     """
-    now = time.monotonic()
-    _deadline.at, _deadline.sending = min(now + TOTAL_SECONDS, _deadline.outer), False
+    left = seconds_left()
+    if not left:
+        raise Broken.NO_TIME.error(request.service)
+    _deadline.at, _deadline.connecting = time.monotonic() + left, False
     try:
-        if _deadline.at <= now:
-            raise Broken.NO_TIME.error(request.service)
         try:
             # without a session, whose merging of settings, cookies, proxies and .netrc costs as much time as the call; and
             # no redirect is followed, which could lead credentials to another host
             prepared = requests.PreparedRequest()
             prepared.prepare(request.method, request.base_url + request.path, dict(request.headers), data=request.body)
-            response = _adapter.send(prepared, stream=True, timeout=(CONNECT_SECONDS, TOTAL_SECONDS))
+            response = _adapter.send(prepared, stream=True, timeout=(min(CONNECT_SECONDS, left), left))
         except _NotPublic as exc:
             raise private_address(request.service, urlsplit(request.base_url).hostname or "", str(exc)) from exc
         except (requests.RequestException, HTTPError, OSError) as exc:
@@ -146,19 +148,18 @@ def send(request: Request) -> Answer:
         with response:
             try:
                 content = response.raw.read(request.largest_answer, decode_content=True)
+            except ReadTimeoutError as exc:
+                raise Broken.NO_ANSWER.error(request.service) from exc
             except (HTTPError, OSError) as exc:
-                raise Broken.ANSWER_BROKEN_OFF.error(request.service) from exc
+                raise Broken.BROKEN_OFF.error(request.service) from exc
         return Answer(response.status_code, json_object(content), response.headers, request.id)
     finally:
         _deadline.at = math.inf
 
 
 def _broken(exc: Exception) -> Broken:
-    """Tell how a call ended without an answer: in doubt unless there certainly was no connection yet."""
-    if isinstance(exc, requests.ConnectTimeout):
-        return Broken.NOT_CONNECTED
-    never = isinstance(exc, requests.exceptions.SSLError | requests.exceptions.InvalidURL | LocationValueError)
-    unnamed = any(each in repr(exc) for each in ("NewConnectionError", "NameResolutionError"))
-    if not _deadline.sending and (never or unnamed):
-        return Broken.NO_CONNECTION
+    """Tell how a call ended without an answer: in doubt unless it certainly had no connection yet."""
+    never = requests.ConnectTimeout | requests.exceptions.InvalidURL | LocationValueError
+    if _deadline.connecting or isinstance(exc, never):
+        return Broken.NOT_CONNECTED if isinstance(exc, requests.Timeout) else Broken.NO_CONNECTION
     return Broken.NO_ANSWER if isinstance(exc, requests.Timeout) else Broken.BROKEN_OFF

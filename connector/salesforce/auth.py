@@ -74,7 +74,11 @@ def login(*, base_url: str, consumer_key: str, username: str, private_key: str, 
     client = oauth_client(base_url, allow_local=allow_local)
     claims = {"iss": consumer_key, "sub": username, "aud": _audience(client.base_url)}
     form = {"grant_type": GRANT, "assertion": sign(claims, private_key)}
-    answer = client.request("POST", TOKEN_PATH, headers={"Accept": "application/json"}, data=form)
+    try:
+        answer = client.request("POST", TOKEN_PATH, headers={"Accept": "application/json"}, data=form)
+    except ServiceUnavailable as exc:
+        exc.in_doubt = False  # whatever became of the login: the call that needed it has not been made
+        raise
     return read_token(answer, client.base_url)
 
 

@@ -274,7 +274,7 @@ def test_how_long_to_wait_is_read_from_the_answer(header: str, seconds: float | 
     ("failure", "in_doubt"),
     [
         (requests.ConnectTimeout("slow"), False),
-        (requests.exceptions.SSLError("bad certificate"), False),
+        (requests.exceptions.SSLError("bad record"), True),  # a certificate is looked at while connecting
         (requests.ReadTimeout("slow"), True),
         (requests.ConnectionError("reset by peer"), True),
     ],

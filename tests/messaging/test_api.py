@@ -376,7 +376,7 @@ def test_a_login_that_fails_is_the_orgs_set_up(acme: World) -> None:
 
 
 def test_an_answer_without_ids_is_taken(acme: World, salesforce: responses.RequestsMock) -> None:
-    salesforce.post(ESTABLISH, status=202, json={})
+    salesforce.post(ESTABLISH, status=202, json={"success": True})
     answer = post(token_of(acme), body_of(acme))
     assert (answer.status_code, answer.json()["conversationId"], answer.json()["sessionId"]) == (201, "", "")
     assert with_rep() and not conversation().session_open
