@@ -26,6 +26,9 @@ LONGEST_OWN_FAILING_SECONDS = 15 * 60.0
 LONGEST_WAIT_SECONDS = 72 * 3600.0  # as long as Salesforce keeps its events
 
 
+TOO_OLD = f"it could not be delivered for {LONGEST_WAIT_SECONDS / 3600:.0f} hours"
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """What is known of a message that has just been tried in vain, this try included."""
@@ -39,7 +42,7 @@ class History:
 def why_given_up(history: History) -> str:
     """Say in words for a rep why a message is not tried again; empty where it is."""
     if history.age_seconds > LONGEST_WAIT_SECONDS:
-        return f"it could not be delivered for {LONGEST_WAIT_SECONDS / 3600:.0f} hours"
+        return TOO_OLD
     if history.window_closed:
         return "the 24-hour window closed while it waited; send a template"
     if history.own_failures >= MOST_OWN_FAILURES or history.own_failing_seconds > LONGEST_OWN_FAILING_SECONDS:

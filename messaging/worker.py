@@ -20,6 +20,7 @@ from connector.aio import Caller
 from messaging import claims, intake, receipts, results
 from messaging.claims import Claim, Given, Pause, Waiting
 from messaging.delivery import Result, deliver, not_tried
+from messaging.expiry import expire_waiting
 from messaging.holder import Holder
 from messaging.limits import FIRST_SHARE, SLOW_SECONDS, ConcurrencyLimits
 from messaging.models import Outcome
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0  # how often a worker looks for due lanes without being woken
 JUDGE_SECONDS = 0.5  # how often it looks for lanes of processes that are gone
+EXPIRE_SECONDS = 60.0  # how often it looks for messages that have waited too long behind an open circuit
 GATHER_SECONDS = 0.002  # between two turns: what comes meanwhile shares the next one
 PAUSE_SECONDS = 0.3  # after trouble of the database
 STUCK_SECONDS = 10.0  # a turn that takes longer is no life any more
@@ -81,7 +83,7 @@ class Worker:
         self.stopping = threading.Event()
         self.inbox = threading.Event()
         self.turned_at = time.monotonic()
-        self.judged_at = 0.0
+        self.judged_at = self.expired_at = 0.0
         self.loop = asyncio.new_event_loop()
         self.woken = asyncio.Event()
         self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
@@ -242,6 +244,7 @@ class Worker:
         """Record what ended, take new lanes for the calls that are free, and commit what is tried next."""
         with every_org():
             self._judge()
+            self._expire()
             with transaction.atomic():
                 lanes = results.record(ended, holder=self.holder.number)
                 if self.stopping.is_set():
@@ -263,6 +266,12 @@ class Worker:
             freed = claims.mark_abandoned_attempts_in_doubt(me=self.holder.number)
         if freed:
             log.warning("lanes of a process that is gone are free", lanes=freed)
+
+    def _expire(self) -> None:
+        """Give up what has waited too long, now and then."""
+        if time.monotonic() - self.expired_at >= EXPIRE_SECONDS:
+            self.expired_at = time.monotonic()
+            expire_waiting()
 
     def _prepare(self, taken: Sequence[tuple[Claim, Waiting | None]]) -> list[Work]:
         """Find the route of each message, and what is to be reported where receipts are due."""

@@ -12,10 +12,12 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from messaging import claims, results, retry
+from messaging import circuits, claims, results, retry
+from messaging.circuits import UPSTREAM_OF, Call, Endpoint
 from messaging.claims import Claim, Given, Waiting
 from messaging.conversations import TemplateMessage, start_outbound
 from messaging.delivery import Result
+from messaging.expiry import expire_waiting
 from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Message, Outcome, Status
 from messaging.receipts import pending_receipts
 from tenants.tenancy import every_org
@@ -374,6 +376,29 @@ def test_nothing_waits_longer_than_72_hours(acme: World) -> None:
     (taken,) = take()
     record(ended(taken, Outcome.RETRY))
     assert Message.objects.get(ours=False).error.startswith("it could not be delivered for 72 hours")
+
+
+def test_nothing_waits_longer_than_72_hours_behind_an_open_circuit_either(acme: World, rival: World) -> None:
+    """Nothing is tried there, so nothing ends by itself."""
+    write(acme, "old", "old too")
+    write(acme, "another's", user="385997654321")
+    template = queue_template(rival)
+    Message.objects.exclude(text="another's").update(created_at=timezone.now() - timedelta(hours=73))
+    write(acme, "young")
+    for lane in Lane.objects.filter(due_at__isnull=False).distinct():
+        endpoint = Endpoint(lane.org_id, UPSTREAM_OF[Direction(lane.direction)], lane.endpoint_id)
+        circuits.note([Call(endpoint, number, False) for number in range(5)])
+    assert expire_waiting() == 3
+    assert set(Message.objects.filter(status=Status.PENDING, ours=False).values_list("text", flat=True)) == {
+        "another's",
+        "young",
+    }
+    line = Message.objects.get(org=acme.org, ours=True)
+    assert line.text.endswith("2 messages could not be shown here — it could not be delivered for 72 hours.")
+    template.refresh_from_db()
+    assert (template.status, template.error) == (Status.FAILED, "it could not be delivered for 72 hours")
+    assert Lane.objects.get(conversation=template.conversation_id, direction=Direction.RECEIPTS).due_at is not None
+    assert expire_waiting() == 0
 
 
 def test_a_reps_text_ends_with_its_window(acme: World) -> None:
