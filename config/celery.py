@@ -11,6 +11,8 @@ from celery import Celery, bootsteps, signals
 from celery.worker.control import control_command
 from kombu.transport.redis import QoS
 
+from config.ending import Ending
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 # A worker that loses the broker while a task is not acknowledged dies of kombu's putting it back, on a connection that is
@@ -55,14 +57,10 @@ class CarryLanes(bootsteps.StartStopStep):
         errands.running = errands.Errands(worker.running.wake)
         worker.running.start(also=errands.running.ring)
         errands.running.start()
+        self.ending = Ending(errands.running.stop, worker.running.stop)
 
     def stop(self, parent: Any) -> None:
-        from messaging import errands, worker
-
-        if errands.running is not None:
-            errands.running.stop()
-        if worker.running is not None:
-            worker.running.stop()
+        self.ending.stop()
 
 
 class ReadStreams(bootsteps.StartStopStep):
@@ -77,12 +75,10 @@ class ReadStreams(bootsteps.StartStopStep):
 
         subscriber.running = subscriber.Subscriber()
         subscriber.running.start()
+        self.ending = Ending(subscriber.running.stop)
 
     def stop(self, parent: Any) -> None:
-        from messaging import subscriber
-
-        if subscriber.running is not None:
-            subscriber.running.stop()
+        self.ending.stop()
 
 
 app.steps["worker"].add(CarryLanes)

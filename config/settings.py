@@ -101,7 +101,15 @@ REDIS_URL: str = env.str("REDIS_URL", "redis://localhost:6379/0")
 CELERY_BROKER_URL = REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 30, "visibility_timeout": 3600}
+CELERY_WORKER_CONSUMER = "config.consumer:PatientConsumer"
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True  # means none of ours; off, it warns
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 2,
+    "socket_timeout": 3,  # for one answer: the wait for a task is no call
+    "socket_keepalive": True,
+    "health_check_interval": 5,  # a Redis that is silent for so long is connected to anew
+    "visibility_timeout": 3600,
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # a task that is lost costs a second, or is made again by beat
 CELERY_TASK_DEFAULT_QUEUE = "connector"
