@@ -21,6 +21,9 @@ PUBLIC_URL: str = env.str("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 ALLOW_LOCAL_UPSTREAMS: bool = env.bool("ALLOW_LOCAL_UPSTREAMS", False)
 DEBUG = False
 SECURE_CONTENT_TYPE_NOSNIFF = True
+# no stricter: with "no-referrer" Chromium posts every form with `Origin: null`, and nobody could sign in to the admin.
+# https://fetch.spec.whatwg.org/#append-a-request-origin-header
+SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin-allow-popups"  # the window of a sign-in hands back to the page
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
