@@ -240,9 +240,11 @@ class Stack:
 
     def _end(self, children: Iterable[Child]) -> None:
         """Ask all to end, then insist."""
+        children = list(children)
+        for child in children:
+            child.wanted = False  # also one that died just now, and would be started again
         running = [child for child in children if child.process is not None]
         for child in running:
-            child.wanted = False
             self._signal(child, child.stop_signal)
         deadline = time.monotonic() + STOP_SECONDS
         for child in running:
