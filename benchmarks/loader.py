@@ -148,7 +148,9 @@ class Sender:
         connection.intended = intended
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await asyncio.get_running_loop().create_connection(lambda: connection, parts.hostname, parts.port or 80)
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, parts.hostname or "", parts.port or 80
+                )
         except OSError as exc:  # a time-out is one
             self.ended(connection, type(exc).__name__)
         else:
