@@ -1,7 +1,5 @@
 """An operator's browser, which tells where a form comes from only as far as our own pages let it."""
 
-from collections.abc import Iterator
-
 import pytest
 from django.contrib.auth.models import User
 from playwright.sync_api import Browser, expect
@@ -10,15 +8,11 @@ from pytest_django.live_server_helper import LiveServer
 from tests.browser.conftest import NARROW
 from tests.conftest import World
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def rows_beside_a_browser() -> Iterator[None]:
-    """Playwright's loop runs in this thread, and Django takes that for code that must not wait."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        yield
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("rows_beside_a_browser"),
+    pytest.mark.timeout(120),
+]
 
 
 def test_an_operator_signs_in_by_filling_the_form(browser: Browser, acme: World, live_server: LiveServer) -> None:

@@ -8,11 +8,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, Route, expect
 from pytest_django.live_server_helper import LiveServer
 
-from tenants.access import cookie_name
+from tests.browser.conftest import sign_in
 from tests.conftest import World
-from tests.set_up.pages import signed_in
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("rows_beside_a_browser"),
+    pytest.mark.timeout(120),
+]
 
 LOCAL = "local-network-access"
 LIGHTNING, SETUP = "https://acme.lightning.force.com", "https://acme.my.salesforce-setup.com"
@@ -21,33 +24,11 @@ RIVAL, RIVAL_VISUALFORCE = "https://rival.lightning.force.com", "https://rival--
 SITES = ("https://force.com", "https://salesforce-setup.com", "https://evil.example")  # of the outermost page
 
 
-@pytest.fixture(autouse=True, scope="module")
-def rows_beside_a_browser() -> Iterator[None]:
-    """Playwright's loop runs in this thread, and Django takes that for code that must not wait."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        yield
-
-
 @pytest.fixture
 def context(browser: Browser, acme: World, live_server: LiveServer) -> Iterator[BrowserContext]:
     """A browser of an administrator of Acme, signed in on each site: those of all orgs share one jar of cookies."""
     context = browser.new_context(permissions=[LOCAL])  # from names of the internet to this machine
-    token = signed_in(acme.org).defaults["HTTP_AUTHORIZATION"].removeprefix("Bearer ")
-    for site in SITES:
-        context.add_cookies(
-            [
-                {
-                    "name": cookie_name(acme.org.handle),
-                    "value": token,
-                    "url": live_server.url.replace("http:", "https:"),  # a browser trusts this machine without TLS
-                    "secure": True,
-                    "httpOnly": True,
-                    "sameSite": "None",
-                    "partitionKey": site,
-                }
-            ]
-        )
+    sign_in(context, live_server.url, acme.org, sites=SITES)
     yield context
     context.close()
 
