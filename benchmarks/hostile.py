@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
@@ -129,8 +128,8 @@ async def many_numbers(attacker: Attacker) -> None:
 
 
 async def spaces(attacker: Attacker) -> None:
-    """Hand-over calls without a token whose conversation is 65,000 spaces, five a second."""
-    body = json.dumps({"conversationId": " " * 65_000, "senderNumber": user(1)}).encode()
+    """Hand-over calls without a token whose conversation is 65,000 spaces and a letter, five a second."""
+    body = json.dumps({"conversationId": " " * 65_000 + "x", "senderNumber": user(1)}).encode()
     await attacker.at_rate(5, lambda: attacker.post(ANSWERS, body))
 
 
@@ -154,7 +153,7 @@ async def hanging_pages(attacker: Attacker) -> None:
     own_page = {"Origin": attacker.web, "Content-Type": "application/x-www-form-urlencoded"}
     begun = await attacker.post("/", urlencode({"my_domain": ours}).encode(), own_page)
     cookies = [line.partition(":")[2] for line in begun.split("\r\n") if line.lower().startswith("set-cookie:")]
-    jar = "; ".join(f"{name}={each.value}" for line in cookies for name, each in SimpleCookie(line.strip()).items())
+    jar = "; ".join(cookie.partition(";")[0].strip() for cookie in cookies)
     form = urlencode({"consumer_key": "3MVG9hanging", "username": "byoc@hanging.example"}).encode()
 
     async def ask() -> None:

@@ -135,8 +135,8 @@ def sign(body: bytes, secret: str) -> str:
 def request(url: str, body: bytes, headers: dict[str, str]) -> bytes:
     """Write a request as it goes over the wire."""
     parts = urlsplit(url)
-    lines = [f"POST {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines = [f"POST {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}"]
+    lines += [f"{name}: {value}" for name, value in ({"Content-Type": "application/json"} | headers).items()]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 

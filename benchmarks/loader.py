@@ -52,7 +52,9 @@ class Connection(asyncio.Protocol):
         """Look whether the answer is whole."""
         self.received += data
         head, found, body = self.received.partition(b"\r\n\r\n")
-        if found and _is_whole(head.lower(), body):
+        if found and _is_whole(fields := head.lower(), body):
+            if b"connection: close" in fields:
+                self.close()
             self.end(head[9:12].decode(errors="replace"))
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -32,7 +32,7 @@ def print_row(row: Row) -> None:
         say(f"    {series.name:<58}{number(series.figure):>9} {series.unit:<4} ({series.spread})")
     for each in row.verdicts:
         must, goal = each.limits
-        say(f"    {row.verdict_words(each):<14}{each.series.name}: {each.series.words} (must {must}, goal {goal})")
+        say(f"    {row.verdict_words(each):<16}{each.series.name}: {each.series.words} (must {must}, goal {goal})")
     if cost := _cost_words(row):
         say(f"    CPU per message: {cost}")
     for note in (*row.notes, _disturbance_words(row)):

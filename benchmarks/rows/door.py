@@ -13,7 +13,7 @@ FLOOR = (
     "granian --interface wsgi --host $HOST --port $PORT --workers 1 --blocking-threads 16 --backpressure 512 --no-ws "
     "benchmarks.floor:application"
 )
-GUNICORN = "gunicorn --bind $HOST:$PORT benchmarks.floor:application"
+GUNICORN = f"{sys.executable} -m gunicorn --no-control-socket --bind $HOST:$PORT benchmarks.floor:application"
 LIKELY_MOST = 6000  # webhooks a second that are made ready
 
 

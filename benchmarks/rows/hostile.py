@@ -4,12 +4,13 @@ import asyncio
 import json
 
 from benchmarks import processes
-from benchmarks.bench import DISTANCE, Bench, refused
+from benchmarks.bench import DISTANCE, Bench, Late, refused
 from benchmarks.figures import Row, Series, Verdict, percentile
 from benchmarks.hostile import KINDS
 from benchmarks.sending import Helper
 
 RATE = 50
+PATIENCE = 30.0  # seconds that the site may take to be itself again
 QUIET = "nothing hostile"
 
 
@@ -39,7 +40,7 @@ async def hostile(bench: Bench) -> Row:
         await measure(bench, row, "", quiet, seconds, took)
         for name, series in each.items():
             await measure(bench, row, name, series, seconds, took)
-            await bench.settle()
+            await come_back(bench, row, name)
         worst.values.append(max(series.values[-1] for series in each.values()))
         memory.values.append(processes.memory_mib(bench.pid("web")) - before)
     for name, series in {"": quiet, **each}.items():
@@ -47,6 +48,16 @@ async def hostile(bench: Bench) -> Row:
     worst.pooled = max(series.figure for series in each.values())
     bench.note_memory()
     return row
+
+
+async def come_back(bench: Bench, row: Row, name: str) -> None:
+    """Wait until the site is there again, and start it anew if it does not come back by itself."""
+    try:
+        await bench.settle(PATIENCE)
+    except Late as exc:
+        row.problems.append(f"{name}: {exc} after it had ended")
+        await asyncio.to_thread(bench.stack.restart, "web")
+        await asyncio.to_thread(bench.stack.wait_ready)
 
 
 async def measure(bench: Bench, row: Row, name: str, series: Series, seconds: int, took: dict[str, list[float]]) -> None:
