@@ -13,7 +13,7 @@ from django.utils import timezone
 from connector.salesforce.auth import AccessToken
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent, Topic
 from connector.salesforce.rest import RestClient, static_token
-from messaging import sessions, subscriber
+from messaging import sessions, subscriptions
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Message, Session
 from messaging.sessions import Opening
@@ -215,13 +215,14 @@ def test_a_published_change_of_a_session_has_it_asked_about(acme: World, session
 def test_changes_of_sessions_are_read_of_orgs_that_publish_them_only(acme: World, rival: World) -> None:
     acme.org.salesforce.session_changes = True
     acme.org.salesforce.save()
-    topics = {(lease.org_id, lease.topic.name) for lease in subscriber.claim_streams(10)}
+    subscriptions.add_missing()
+    topics = {(lease.org_id, lease.topic.name) for lease in subscriptions.claim_streams(10)}
     events = {(world.org.pk, "/event/Infobip_Event__e") for world in (acme, rival)}
     assert topics == events | {(acme.org.pk, SESSION_CHANGES)}
     EventSubscription.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
     acme.org.salesforce.session_changes = False
     acme.org.salesforce.save()
-    assert {(lease.org_id, lease.topic.name) for lease in subscriber.claim_streams(10)} == events
+    assert {(lease.org_id, lease.topic.name) for lease in subscriptions.claim_streams(10)} == events
 
 
 @pytest.mark.parametrize("forward", [True, False])

@@ -14,7 +14,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from messaging import relay, subscriber
+from messaging import relay, subscriptions
 from tenants import connecting, onboarding
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender, WebSession
 from tenants.onboarding import SetupProblem
@@ -271,7 +271,8 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
     with org_scope(org.pk):
         connecting.disconnect(org, who="Ada")
     with every_org():
-        assert not subscriber.claim_streams(10)
+        subscriptions.add_missing()
+        assert not subscriptions.claim_streams(10)
         assert relay._find_route(acme.channel.pk, acme.sender.pk).problem == "the org is disconnected"
         assert not WebSession.objects.filter(org=org).exists()
         assert Channel.objects.filter(org=org).exists() and org.audit_entries.filter(what="disconnected the org").exists()
@@ -283,7 +284,7 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
         )
     with every_org():
         assert Org.objects.get(pk=org.pk).disconnected_at is None
-        assert len(subscriber.claim_streams(10)) == 1
+        assert len(subscriptions.claim_streams(10)) == 1
 
 
 # channels
