@@ -14,7 +14,8 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from messaging import relay, subscriptions
+from messaging import subscriptions
+from messaging.routes import Routes
 from tenants import connecting, onboarding
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender, WebSession
 from tenants.onboarding import SetupProblem
@@ -273,7 +274,8 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
     with every_org():
         subscriptions.add_missing()
         assert not subscriptions.claim_streams(10)
-        assert relay._find_route(acme.channel.pk, acme.sender.pk).problem == "the org is disconnected"
+        key = (acme.channel.pk, acme.sender.pk)
+        assert Routes().find([key])[key].problem == "the org is disconnected"
         assert not WebSession.objects.filter(org=org).exists()
         assert Channel.objects.filter(org=org).exists() and org.audit_entries.filter(what="disconnected the org").exists()
     assert tokens.current().value != token.value  # the old one was revoked and forgotten
