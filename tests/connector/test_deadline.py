@@ -89,6 +89,17 @@ def test_all_calls_of_a_piece_of_work_share_its_time(far_side: Callable[[Behavio
     assert time.monotonic() - began < 1.5
 
 
+def test_a_limit_inside_another_neither_lengthens_nor_ends_it(far_side: Callable[[Behaviour], str]) -> None:
+    url = far_side(lambda connection: time.sleep(5))
+    began = time.monotonic()
+    with time_limit(0.5):
+        with time_limit(60), pytest.raises(ServiceUnavailable):
+            request(url)
+        with pytest.raises(ServiceUnavailable, match="no time left"):
+            request(url)
+    assert time.monotonic() - began < 1.5
+
+
 def test_a_connection_refused_leaves_no_doubt() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
