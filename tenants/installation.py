@@ -22,6 +22,7 @@ from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.rest import Deployment, RestClient, is_duplicate, soql_text, static_token
 from connector.salesforce.sign_in import revoke, user_info
 from tenants import connecting, package
+from tenants.encryption import readable
 from tenants.models import Draft, Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.package import Part, Settings
 from tenants.tenancy import every_org
@@ -119,7 +120,7 @@ def begin(org: Org, *, who: str, token: str, undo: bool) -> Installation:
             org.note(who, "began to take the package back" if undo else "began an installation")
             begun = Installation.objects.create(org=org, who=who, token=token, undo=undo, steps=steps)
     for each in under_way:
-        _revoke(each.org, each.token)
+        _revoke(each.org, readable(each, "token"))
     return org.installations.get(pk=same.pk) if same else begun
 
 
@@ -411,20 +412,23 @@ def _definition(given: Settings) -> dict[str, Any]:
 # the token
 
 
-def _give_back(run: Installation) -> None:
-    """Revoke an administrator's token and forget it; one that could not be revoked is kept for another try."""
-    run.refresh_from_db(fields=["token"])  # whoever began again meanwhile brought another one
-    if _revoke(run.org, run.token) or timezone.now() - run.created_at > LONGEST_TOKEN:
+def _give_back(run: Installation) -> bool:
+    """Revoke an administrator's token and forget it; False: it could not be revoked, and is kept for another try."""
+    run = Installation.objects.select_related("org__salesforce").get(pk=run.pk)
+    gone = _revoke(run.org, readable(run, "token")) or timezone.now() - run.created_at > LONGEST_TOKEN
+    if gone:
         Installation.objects.filter(pk=run.pk).update(token="")
-        run.token = ""
+    return gone
 
 
 def _revoke(org: Org, token: str) -> bool:
     """End a token's life; False if Salesforce does not answer."""
-    way = org.salesforce
     try:
         if token:
+            way = org.salesforce
             revoke(way.base_url, AccessToken(token, way.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    except SalesforceConnection.DoesNotExist:
+        return True  # nobody knows any more whose it was
     except ApiError as exc:
         log.warning("administrator's token not revoked", org=org.pk, error=str(exc))
         return False
@@ -435,12 +439,10 @@ def give_back_old_tokens() -> int:
     """Revoke the tokens of runs that somebody left, or that could not be revoked before; gives how many are gone."""
     with every_org():
         left = Installation.objects.exclude(token="").filter(created_at__lt=timezone.now() - TOKEN_LIFE)
-        runs = list(left.select_related("org__salesforce"))
-        for run in runs:
-            _give_back(run)
+        gone = sum(_give_back(run) for run in left)
         # sign-ins for an installation that nobody ended
         unended = PendingSignIn.objects.exclude(token="").filter(created_at__lt=timezone.now() - TOKEN_LIFE)
         for pending in unended.select_related("org__salesforce"):
-            if pending.org is None or _revoke(pending.org, pending.token):
+            if pending.org is None or _revoke(pending.org, readable(pending, "token")):
                 pending.delete()
-    return sum(not run.token for run in runs)
+    return gone
