@@ -84,7 +84,7 @@ DATABASE_SESSION: dict[str, str] = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10s",
+    "tcp_user_timeout": "10000",  # milliseconds
     # PostgreSQL plans a repeated statement once, and keeps the plan whatever the parameters. It goes by indexes even where
     # tables are empty when it is made: every query on the way of a message has an index, and a table may grow by a million
     # rows before its statistics are renewed.
