@@ -51,13 +51,13 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import errands, relay
+        from messaging import errands, worker
 
-        relay.running = relay.Relay(settings.LANE_THREADS)
-        relay.running.start()
-        errands.running = errands.Errands(relay.running.ring)
+        worker.running = worker.Worker(settings.CALLS_UNDER_WAY)
+        errands.running = errands.Errands(worker.running.wake)
+        worker.running.start(also=errands.running.ring)
         errands.running.start()
-        self.ending = Ending(errands.running.stop, relay.running.stop)
+        self.ending = Ending(errands.running.stop, worker.running.stop)
 
     def stop(self, parent: Any) -> None:
         self.ending.stop()

@@ -1,19 +1,14 @@
-"""Whether this process lives, and whether it can do its work."""
+"""Whether this process can do its work; whether it lives, asgi.py says."""
 
 import structlog
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, JsonResponse
 
 from tenants.broker import remember
 
 log = structlog.get_logger(__name__)
-
-
-def alive(_request: HttpRequest) -> HttpResponse:
-    """Answer: the process does."""
-    return HttpResponse("ok", content_type="text/plain")
 
 
 def ready(_request: HttpRequest) -> JsonResponse:

@@ -21,14 +21,17 @@ PUBLIC_URL: str = env.str("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 ALLOW_LOCAL_UPSTREAMS: bool = env.bool("ALLOW_LOCAL_UPSTREAMS", False)
 DEBUG = False
 SECURE_CONTENT_TYPE_NOSNIFF = True
+# no stricter: with "no-referrer" Chromium posts every form with `Origin: null`, and nobody could sign in to the admin.
+# https://fetch.spec.whatwg.org/#append-a-request-origin-header
+SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin-allow-popups"  # the window of a sign-in hands back to the page
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
 # The house
+WEB_THREADS: int = env.int("WEB_THREADS", 16)  # pages that `web` works on at once; the door needs none
 ROOT_URLCONF = "config.urls"
-WSGI_APPLICATION = "config.wsgi.application"
 INSTALLED_APPS = [
     "templates_ui",
     "messaging",
@@ -149,14 +152,14 @@ CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = False
 CELERY_TIMEZONE = "UTC"
 
 # The lanes
-LANE_THREADS: int = env.int("LANE_THREADS", 64)  # calls to the far sides under way at once, per worker
+CALLS_UNDER_WAY: int = env.int("CALLS_UNDER_WAY", 256)  # at once, per worker
 
 # The platforms
 SALESFORCE_PUBSUB_ENDPOINT: str = env.str("SALESFORCE_PUBSUB_ENDPOINT", "api.pubsub.salesforce.com:7443")
 INFOBIP_SIGNATURE_HEADER: str = env.str("INFOBIP_SIGNATURE_HEADER", "X-Hub-Signature")
 OUTBOUND_ADDRESSES: list[str] = env.list("OUTBOUND_ADDRESSES", default=[])  # that we call from; empty: they may change
 LARGEST_WEBHOOK: int = env.int("LARGEST_WEBHOOK", 16 * 1024 * 1024)  # bytes
-DATA_UPLOAD_MAX_MEMORY_SIZE = LARGEST_WEBHOOK
+BARE_WEBHOOK_PATH: bool = env.bool("BARE_WEBHOOK_PATH", True)  # the address without an account, for what cannot be changed
 
 # Our own API
 REST_FRAMEWORK: dict[str, Any] = {

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 from zoneinfo import ZoneInfo
 
@@ -35,10 +36,13 @@ from connector.salesforce.interactions import (
     HistoryRefused,
     PastEntry,
 )
-from messaging.ingest import begin_conversation
-from messaging.lanes import Opening, backoff_seconds, lock, lower_barrier, open_sessions, raise_barrier
+from messaging.circuits import endpoint_of
+from messaging.conversations import begin_conversation
 from messaging.models import ChatbotMessage, Conversation, Direction, Handover, Message, Status
 from messaging.query import query
+from messaging.queue import NewMessage, append, held_lane, hold, lock_conversations, release_hold
+from messaging.retry import backoff_seconds
+from messaging.sessions import Opening, open_sessions
 from tenants.encryption import CannotDecrypt
 from tenants.models import AtEnd, Channel, InfobipAccount, TranscriptForm
 
@@ -53,7 +57,7 @@ LONGEST_READING = timedelta(minutes=15)  # in which Infobip answers nothing; the
 LONGEST_ENDING = timedelta(hours=1)
 CLOSING_LEAVES = timedelta(seconds=30)
 MOST_ATTRIBUTES = 20
-PLACEHOLDER = re.compile(r"\s*(\{\{.*\}\}|<.*>|\$\{.*\})?\s*")  # what a flow sends of an attribute that is not set
+PLACEHOLDERS = (("{{", "}}"), ("<", ">"), ("${", "}"))  # begin and end what a flow sends of an attribute that is not set
 
 
 class UnusableCall(Exception):
@@ -83,14 +87,14 @@ def parse_call(body: object) -> Call:
     number = re.sub(r"^\+|[\s()-]", "", _filled(body, "senderNumber", 150))
     attributes: dict[str, str] = {}
     for name, value in body.items():
-        if (
-            name in ("conversationId", "senderNumber")
-            or isinstance(value, bool)
-            or not isinstance(value, str | int | float)
-        ):
+        if len(attributes) == MOST_ATTRIBUTES:
+            break
+        if name in ("conversationId", "senderNumber") or len(name) > 80:
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             continue
         text = clean(str(value)).strip()[:1000]
-        if len(attributes) < MOST_ATTRIBUTES and len(name) <= 80 and not PLACEHOLDER.fullmatch(text):
+        if not _is_unset(text):
             attributes[clean(name)] = text
     language = attributes.get("language", "").lower().replace("_", "-")[:10]
     return Call(conversation, number, language if re.fullmatch(r"[a-z]{2,3}(-[a-z0-9]+)*", language) else "", attributes)
@@ -100,15 +104,23 @@ def _filled(body: Mapping[str, object], field: str, most: int) -> str:
     value = body.get(field)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if not isinstance(value, str) or PLACEHOLDER.fullmatch(value):
+    text = value.strip() if isinstance(value, str) else ""
+    if _is_unset(text):
         advice = (
             f"{field} is missing, empty, or a placeholder that was not filled. Set it in the body of the Call API step."
         )
         raise UnusableCall(advice)
-    text = clean(value).strip()
+    text = clean(text).strip()
     if not text or len(text) > most:
         raise UnusableCall(f"{field} is empty or longer than {most} characters.")
     return text
+
+
+def _is_unset(text: str) -> bool:
+    # by its ends and not by a pattern: one with blanks at both ends takes minutes for a text of blanks alone
+    return not text or any(
+        len(text) >= len(begin + end) and text.startswith(begin) and text.endswith(end) for begin, end in PLACEHOLDERS
+    )
 
 
 def accept(account: InfobipAccount, call: Call) -> bool:
@@ -251,7 +263,7 @@ def _look(handover: Handover, _lease_id: UUID) -> Step:
             sender=sender.pk,
             written_at=written[-1].at,
         )
-        raised_at = raise_barrier(handover.org_id, conversation_id)
+        raised_at = hold(handover.org_id, conversation_id)
         Handover.objects.filter(pk=handover.pk).update(
             conversation_id=conversation_id, raised_at=raised_at, state=Handover.State.READING
         )
@@ -412,9 +424,25 @@ def _routing_attributes(handover: Handover, channel: Channel) -> dict[str, str]:
 
 
 def _put_into_lane(handover: Handover, messages: Sequence[Mapping[str, object]]) -> None:
+    """Put a transcript below the hold, and let what waits above it follow. Lines that are there already are left out."""
     assert handover.conversation_id is not None
-    lower_barrier(handover.org_id, handover.conversation_id, messages)
+    lane_id = held_lane(handover.org_id, handover.conversation_id)
+    if lane_id is not None:
+        append([_line(handover, lane_id, message) for message in messages], below_hold=True)
+        release_hold(lane_id)
     Handover.objects.filter(pk=handover.pk).update(lines=len(messages))
+
+
+def _line(handover: Handover, lane_id: int, message: Mapping[str, Any]) -> NewMessage:
+    assert handover.conversation_id is not None
+    return NewMessage(
+        org_id=handover.org_id,
+        lane_id=lane_id,
+        conversation_id=handover.conversation_id,
+        direction=Direction.INBOUND,
+        endpoint_id=endpoint_of(Direction.INBOUND, channel_id=message["channel_id"], account_id=None),
+        **message,
+    )
 
 
 def _import_natively(handover: Handover, conversation: Conversation, entries: Sequence[Entry], lease_id: UUID) -> bool:
@@ -465,7 +493,7 @@ def _import_natively(handover: Handover, conversation: Conversation, entries: Se
             session = session or delivered.session
             with transaction.atomic():
                 if not number:
-                    lock((), neighbours_of=[conversation.pk])
+                    lock_conversations([conversation.pk])
                     open_sessions(
                         [Opening(handover.org_id, conversation.pk, delivered.conversation, delivered.session[:18])]
                     )

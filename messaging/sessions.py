@@ -7,15 +7,16 @@ record, which is asked for after the last rep went, when a change of it is publi
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 import structlog
 from django.db.models import F
 from django.utils import timezone
 
 from connector.salesforce.rest import RestClient, soql_text
-from messaging.lanes import add_own
 from messaging.models import Conversation, Direction, Handover, Session
-from messaging.query import query
+from messaging.query import query, records
+from messaging.queue import append_own
 from tenants import texts
 from tenants.models import Channel, WelcomeWhen
 
@@ -25,6 +26,75 @@ SWEEP = timedelta(minutes=5)
 QUICK = timedelta(seconds=4)  # a record may be a moment behind the rep who went
 QUICK_CHECKS = 3  # then the session was passed on to somebody
 MOST_AT_ONCE = 200  # ids that one query may name
+
+
+class Opening(NamedTuple):
+    """What Salesforce says of a conversation: its own id of it, and the session, empty where it names none."""
+
+    org_id: int
+    conversation_id: int
+    identifier: str
+    session: str
+
+
+def open_changed(openings: Sequence[Opening]) -> None:
+    """Note the sessions of conversations of which something else was known so far."""
+    ordered = sorted(openings, key=lambda each: each.conversation_id)
+    rows = query(
+        """SELECT conversation.id FROM messaging_conversation conversation
+           JOIN unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, identifier, session)
+             ON told.id = conversation.id
+           WHERE conversation.id = ANY(%s) AND (conversation.identifier, conversation.session, conversation.session_open)
+               IS DISTINCT FROM (told.identifier, told.session, true)
+           ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
+        [
+            [each.conversation_id for each in ordered],
+            [each.identifier for each in ordered],
+            [each.session for each in ordered],
+            [each.conversation_id for each in ordered],
+        ],
+    )
+    changed = {conversation_id for (conversation_id,) in rows}
+    if changed:
+        open_sessions(each for each in ordered if each.conversation_id in changed)
+
+
+def open_sessions(openings: Iterable[Opening]) -> None:
+    """Note which sessions are open in conversations, whose inbound lanes the caller holds or has locked.
+
+    A session that is known to have ended is not opened by an answer that came late. With its session a conversation is
+    the reps', whoever had it before.
+    """
+    told = list(openings)
+    rows, ids = records(each._asdict() for each in told), [each.conversation_id for each in told]
+    query(
+        """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, quick_checks, due_at)
+           SELECT org_id, conversation_id, session, 'open', clock_timestamp(), 0, clock_timestamp()
+           FROM jsonb_to_recordset(%s::jsonb) AS told (org_id bigint, conversation_id bigint, session text)
+           WHERE session <> '' ON CONFLICT DO NOTHING""",
+        [rows],
+    )
+    query(
+        """WITH told AS (
+               SELECT told.*, EXISTS (
+                   SELECT 1 FROM messaging_session known
+                   WHERE known.org_id = told.org_id AND known.salesforce_id = told.session
+                     AND known.state = 'ended') AS ended
+               FROM jsonb_to_recordset(%s::jsonb)
+                   AS told (org_id bigint, conversation_id bigint, identifier text, session text)),
+           conversation AS (
+               UPDATE messaging_conversation conversation
+               SET identifier = told.identifier, session = COALESCE(NULLIF(told.session, ''), conversation.session),
+                   session_open = CASE WHEN told.session = '' THEN session_open ELSE NOT told.ended END
+               FROM told
+               WHERE conversation.id = told.conversation_id AND conversation.org_id = told.org_id
+                 AND conversation.id = ANY(%s))
+           UPDATE messaging_lane lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
+           FROM told
+           WHERE lane.conversation_id = told.conversation_id AND lane.org_id = told.org_id
+             AND lane.conversation_id = ANY(%s) AND lane.direction = 'inbound' AND NOT told.ended""",
+        [rows, ids, ids],
+    )
 
 
 def end(org_id: int, session: str, *, conversation: str = "") -> bool:
@@ -51,7 +121,7 @@ def end(org_id: int, session: str, *, conversation: str = "") -> bool:
     for (conversation_id,) in ended:
         query(
             """UPDATE messaging_lane SET with_rep_since = NULL
-               WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND barrier IS NULL""",
+               WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND hold IS NULL""",
             [org_id, conversation_id],
         )
         query(
@@ -148,7 +218,7 @@ def _say(session: Session, channel: Channel, kind: str, text: str) -> bool:
         return False
     sender_id = conversation.last_sender_id or channel.senders.order_by("pk").values_list("pk", flat=True).first()
     entry = f"{kind}:{session.salesforce_id}"
-    add_own(session.org_id, conversation.pk, channel.pk, Direction.OUTBOUND, entry, text, sender_id=sender_id)
+    append_own(session.org_id, conversation.pk, channel.pk, Direction.OUTBOUND, entry, text, sender_id=sender_id)
     return True
 
 

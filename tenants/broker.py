@@ -51,12 +51,12 @@ def _client() -> Any:
 REFUSALS_KEPT_SECONDS = 8 * 24 * 3600
 
 
-def count_refusal(account_id: int | None, reason: str) -> None:
-    """Count a webhook that was turned away, so that an operator sees a wrong secret or an attack."""
+def count_refusal(account_id: int | None, reason: str, times: int = 1) -> None:
+    """Count webhooks that were turned away, so that an operator sees a wrong secret or an attack."""
     key = f"connector:refused:{datetime.now(UTC):%Y-%m-%d}"
 
     def count(redis: Any) -> None:
-        redis.hincrby(key, f"{account_id or '-'}:{reason}", 1)
+        redis.hincrby(key, f"{account_id or '-'}:{reason}", times)
         redis.expire(key, REFUSALS_KEPT_SECONDS)
 
     remember(count, otherwise=None)

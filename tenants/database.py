@@ -1,7 +1,9 @@
 """Tells what a database error means: for the row in hand, and for the connection that it came from."""
 
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +24,16 @@ ROWS_CLASSES = {
     "54",  # limits of PostgreSQL: a text too long for an index, JSON nested too deep
 }
 # What Python, Django and psycopg raise over a value before it is sent, or after it came
-ROWS_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, ValidationError)
+ROWS_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    ValidationError,
+)
 # SQLSTATEs, or how they begin, after which a connection that still answers is of no use: a new one may find another server,
 # other settings or other tables.
 SPENT_STATES = (
@@ -55,6 +66,15 @@ def is_rows_fault(exc: BaseException) -> bool:
     if isinstance(exc, DjangoDatabaseError):
         return isinstance(exc, DataError | IntegrityError)
     return isinstance(exc, ROWS_ERRORS) and not isinstance(exc, OSError)  # a bad certificate is both
+
+
+def facts_of(exc: BaseException) -> dict[str, str]:
+    """Say what went wrong, and where in our code, for a log: an exception's own words may hold what a person wrote."""
+    error = _from_psycopg(exc)
+    code = (error.sqlstate or "") if error is not None else ""
+    ours = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    return {"error": type(exc).__name__, "code": code, "at": where}
 
 
 def is_spent(connection: psycopg.Connection[Any], exc: BaseException) -> bool:

@@ -20,8 +20,8 @@ from django.utils import timezone
 from connector.events import UnexpectedPayload
 from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
 from connector.infobip.setup import ApiKey, SetupClient
-from connector.salesforce import platform_events
 from connector.salesforce.auth import AccessToken, remedy_of
+from connector.salesforce.pubsub.channel import may_subscribe
 from connector.salesforce.rest import OLDEST_VERSION, Field, Limit, RestClient, soql_text
 from tenants import connecting
 from tenants.broker import automatic_seen_at, old_secret_used_at, refusals_today
@@ -160,7 +160,7 @@ class Facts:
 
     def may_read(self, event: str) -> bool | None:
         """Whether the integration user may read an event's stream; None: there is none."""
-        return platform_events.may_subscribe(
+        return may_subscribe(
             self.way.pubsub_endpoint or settings.SALESFORCE_PUBSUB_ENDPOINT,
             f"/event/{event}",
             self.organization,

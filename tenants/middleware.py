@@ -34,7 +34,6 @@ def content_policy(get_response: GetResponse) -> GetResponse:
         request.csp_nonce, request.frame_hosts = nonce, []  # type: ignore[attr-defined]
         response = get_response(request)
         framing: list[str] = request.frame_hosts  # type: ignore[attr-defined]
-        response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["Content-Security-Policy"] = "; ".join(
             [

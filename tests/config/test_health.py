@@ -8,10 +8,6 @@ from tenants import broker
 pytestmark = pytest.mark.django_db
 
 
-def test_a_process_that_lives_says_so() -> None:
-    assert Client().get("/healthz").content == b"ok"
-
-
 def test_a_process_that_can_work_names_its_parts() -> None:
     answer = Client().get("/readyz")
     assert answer.status_code == 200

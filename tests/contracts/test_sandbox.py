@@ -22,6 +22,7 @@ import requests
 from connector.events import MessageReceived, Receipt, ReceiptReceived, ReplyWritten, SessionEnded, Text
 from connector.http import ApiError, CustomerMustAct
 from connector.infobip import webhooks
+from connector.infobip.signature import SignatureCheck
 from connector.salesforce.auth import AccessToken, login
 from connector.salesforce.interactions import Acknowledgement, Delivered, InteractionClient
 from connector.salesforce.platform_events import PlatformEvent, Topic, open_channel, pages, parse_event
@@ -80,8 +81,13 @@ class Sandbox:
             allow_local=True,
         )
 
-    def current(self) -> AccessToken:
+    key = "acme"
+
+    def ready(self) -> AccessToken | None:
         """Be a source of tokens."""
+        return self.tokens[-1] if self.tokens else None
+
+    def current(self) -> AccessToken:
         if not self.tokens:
             self.tokens.append(self.login())
         return self.tokens[-1]
@@ -111,7 +117,9 @@ class Sandbox:
         _until(lambda: len(self.arrived) >= count)
         taken, self.arrived[:] = self.arrived[:count], self.arrived[count:]
         for signature, body in taken:
-            assert webhooks.signature_matches(signature, body, [SECRET])
+            check = SignatureCheck(signature, [SECRET])
+            check.update(body)
+            assert check.fitting() == 0
         return [json.loads(body) for _, body in taken]
 
 

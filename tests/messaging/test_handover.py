@@ -13,14 +13,15 @@ from django.test import Client
 from django.utils import timezone
 
 from connector.events import MARK
-from messaging import handover, lanes, sessions
+from messaging import claims, handover, sessions
+from messaging.claims import Given
 from messaging.handover import UnusableCall, parse_call
-from messaging.ingest import receive_webhook
-from messaging.lanes import Opening
 from messaging.models import Direction, Handover, Lane, Message, Session, Status
+from messaging.sessions import Opening
 from tenants.models import AtEnd, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -128,7 +129,7 @@ def write(world: World, text: str, **more: Any) -> None:
 
 def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
     assert work.conversation_id is not None
-    lanes.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
+    sessions.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
 
 
 BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
@@ -177,10 +178,9 @@ def test_the_transcript_comes_first_in_order_and_what_is_written_meanwhile_after
 
 def lanes_ready() -> list[str]:
     with transaction.atomic():
-        claims = lanes.claim(10)
-        heads = lanes.first_waiting([each.lane_id for each in claims])
-        lanes.hand_back(claims)
-    return [head.text for head in heads.values()]
+        taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(10)], holder=1)
+        transaction.set_rollback(True)
+    return [message.text for _, message in taken if message is not None]
 
 
 def test_it_waits_for_the_line_that_asked_for_a_person(chatbot: World, infobip: responses.RequestsMock) -> None:

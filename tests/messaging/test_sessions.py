@@ -13,14 +13,15 @@ from django.utils import timezone
 from connector.salesforce.auth import AccessToken
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent, Topic
 from connector.salesforce.rest import RestClient, static_token
-from messaging import lanes, sessions, subscriber
-from messaging.ingest import StreamBatch, receive_stream_batches, receive_webhook
-from messaging.lanes import Opening
+from messaging import sessions, subscriber
+from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Message, Session
+from messaging.sessions import Opening
 from tenants.broker import automatic_seen_at
 from tenants.models import WelcomeWhen
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -46,7 +47,7 @@ def begin(world: World, user: str = "385991234567", session_id: str = ID) -> Ses
         world.account, [whatsapp_text("hello", to=world.sender.number, user=user, message_id=f"wamid.{uuid4()}")]
     )
     conversation = Conversation.objects.get(org=world.org, subject=user)
-    lanes.open_sessions([Opening(world.org.pk, conversation.pk, CONVERSATION, session_id)])
+    sessions.open_sessions([Opening(world.org.pk, conversation.pk, CONVERSATION, session_id)])
     return Session.objects.get(org=world.org, salesforce_id=session_id)
 
 
@@ -136,7 +137,7 @@ def test_an_end_is_noted_once_and_an_answer_that_comes_late_does_not_undo_it(acm
     attend()
     assert sessions.end(acme.org.pk, ID, conversation=CONVERSATION) is True
     assert sessions.end(acme.org.pk, ID) is False
-    lanes.open_sessions([Opening(acme.org.pk, session.conversation_id, CONVERSATION, ID)])
+    sessions.open_sessions([Opening(acme.org.pk, session.conversation_id, CONVERSATION, ID)])
     attend()
     attend()
     assert said() == ["Hang tight.", "Goodbye."]

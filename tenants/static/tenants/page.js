@@ -12,6 +12,12 @@
     if (token) event.detail.headers.Authorization = `Bearer ${token}`;
   });
 
+  // The way back asks the server, since pages with secrets are kept nowhere; htmx tells of that request in its own manner.
+  document.addEventListener("htmx:historyCacheMiss", (event) => {
+    if (token) event.detail.xhr.setRequestHeader("Authorization", `Bearer ${token}`);
+  });
+  document.addEventListener("htmx:historyCacheMissLoadError", () => window.location.reload());
+
   // A refusal is a page as well: it is shown where the answer would have been.
   document.addEventListener("htmx:beforeSwap", (event) => {
     const status = event.detail.xhr.status;
