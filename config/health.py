@@ -1,6 +1,9 @@
 """Whether this process can do its work; whether it lives, asgi.py says."""
 
+from typing import Any
+
 import structlog
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -22,7 +25,14 @@ def ready(_request: HttpRequest) -> JsonResponse:
         log.error("database down", error=type(exc).__name__)
         connection.close()
         parts |= {"database": "down", "migrations": "unknown"}
-    if not remember(lambda redis: redis.ping(), otherwise=False):
+    if not remember(_takes_tasks, otherwise=False):
         parts["broker"] = "down"
     usable = parts["database"] == "up" and parts["migrations"] == "applied"
     return JsonResponse(parts, status=200 if usable else 503)
+
+
+def _takes_tasks(redis: Any) -> bool:
+    """Try what a broker must be able to do: a replica, a full one, and one that gives us no rights answer PING as well."""
+    redis.set("connector:ready", 1, ex=60)
+    redis.llen(settings.CELERY_TASK_DEFAULT_QUEUE)
+    return True

@@ -8,6 +8,8 @@ from typing import Any
 import environ
 import structlog
 
+from config import redis_url
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 if (BASE_DIR / ".env").exists():
@@ -88,7 +90,7 @@ DATABASE_SESSION: dict[str, str] = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10s",
+    "tcp_user_timeout": "10000",  # milliseconds
     # PostgreSQL plans a repeated statement once, and keeps the plan whatever the parameters. It goes by indexes even where
     # tables are empty when it is made: every query on the way of a message has an index, and a table may grow by a million
     # rows before its statistics are renewed.
@@ -128,11 +130,14 @@ else:
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # after a restart of the server no request fails
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Redis or Valkey: Celery's broker, the token cache, the bell. Nothing in it is the only copy of anything.
-REDIS_URL: str = env.str("REDIS_URL", "redis://localhost:6379/0")
+# Redis or Valkey: Celery's broker, and a cache. Nothing in it is the only copy of anything.
+REDIS_URL, REDIS_TLS = redis_url.read(
+    env.str("REDIS_URL", "redis://localhost:6379/0"), verify=env.bool("REDIS_VERIFY", True)
+)
 
 # Celery
 CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_USE_SSL = REDIS_TLS or False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_WORKER_CONSUMER = "config.consumer:PatientConsumer"

@@ -1,4 +1,4 @@
-"""Redis may be gone, read-only, refusing, full, silent or full of nonsense: worker, subscriber and beat live on."""
+"""Redis may be gone, read-only, refusing, full, silent or full of nonsense: every process lives on."""
 
 import os
 import signal
@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import redis
+import requests
 
 from config.celery import app
 from sandbox.stack import Stack, procfile
+from tenants.broker import PAUSE_SECONDS
 from tests.config.ticking import QUEUES
 
 PROCESSES = ("worker", "subscriber", "beat")
@@ -46,6 +48,11 @@ class House:
                 return ticking
             time.sleep(0.05)
 
+    def ready(self) -> tuple[int, str]:
+        """Ask web whether it can work: its status, and what it says of the broker."""
+        answer = requests.get(f"{self.stack.web_url}/readyz", timeout=10)
+        return answer.status_code, answer.json()["broker"]
+
     def start(self) -> None:
         """Start the processes as the Procfile does, but with a beat of half a second."""
         for name in PROCESSES:
@@ -70,6 +77,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         _let_the_test_in(stack)
         stack.manage("migrate", "--no-input")
         built = House(stack, ticks)
+        stack.add("web", ["sh", "-c", f"exec env {procfile()['web']}"], port=stack.web_port)
         built.start()
         assert built.wait_for_ticks(0, 60) == set(QUEUES)
         yield built
@@ -212,8 +220,12 @@ def test_every_process_lives_through_it_and_its_tasks_run_again(house: House, od
     with during(oddity, house):
         time.sleep(ODD_SECONDS)
         assert house.running() == before
+        # webhooks are taken without a broker too; and nonsense in a queue keeps no task out
+        assert house.ready() == (200, "up" if oddity is queues_full_of_nonsense else "down")
     healed = time.time()
     assert house.wait_for_ticks(healed, BACK_SECONDS) == set(QUEUES)
+    time.sleep(max(0.0, healed + PAUSE_SECONDS - time.time()))
+    assert house.ready() == (200, "up")
     assert house.running() == before and len(before) == len(PROCESSES)
 
 

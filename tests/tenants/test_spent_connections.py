@@ -110,19 +110,19 @@ def test_the_pool_does_not_hand_out_a_read_only_connection_again() -> None:
 
 
 def test_migrations_are_not_cut_by_the_limits_of_the_site() -> None:
-    seen: dict[str, str] = {}
+    limits: list[dict[str, str]] = []
 
     def look(**_: Any) -> None:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT name, setting FROM pg_settings WHERE name LIKE '%_timeout'")
-            seen.update(cursor.fetchall())
+            cursor.execute("SELECT name, setting FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout')")
+            limits.append(dict(cursor.fetchall()))
 
-    look()
-    assert seen["statement_timeout"] == "15000" and seen["lock_timeout"] == "2000"
     pre_migrate.connect(look)
     try:
         call_command("migrate", verbosity=0)
     finally:
         pre_migrate.disconnect(look)
-        connection.close()
-    assert seen["statement_timeout"] == "0" and int(seen["lock_timeout"]) > 20_000
+    look()
+    during, afterwards = limits[0], limits[-1]
+    assert during["statement_timeout"] == "0" and int(during["lock_timeout"]) > 20_000
+    assert afterwards == {"statement_timeout": "15000", "lock_timeout": "2000"}
