@@ -43,6 +43,7 @@ class Bus(pubsub_api_pb2_grpc.PubSubServicer):  # type: ignore[misc]  # generate
         self.schema_id = f"schema-{next(_numbers)}"  # our reader keeps each schema as long as it lives
         self.schema_json = json.dumps(SCHEMA)
         self.schema_refusal: tuple[grpc.StatusCode, str] | None = None
+        self.refused_schemas: dict[str, grpc.StatusCode] = {}
         self.schema_hangs = False
         self.peers: set[str] = set()
         self.requests: list[Any] = []
@@ -69,6 +70,8 @@ class Bus(pubsub_api_pb2_grpc.PubSubServicer):  # type: ignore[misc]  # generate
         self.metadata.append(dict(context.invocation_metadata()))
         if self.schema_hangs:
             await asyncio.sleep(60)
+        if request.schema_id in self.refused_schemas:
+            await self._end(context, self.refused_schemas[request.schema_id], "")
         if self.schema_refusal:
             await self._end(context, *self.schema_refusal)
         return pubsub_api_pb2.SchemaInfo(schema_json=self.schema_json, schema_id=request.schema_id, rpc_id="rpc-2")
