@@ -94,7 +94,7 @@ def gather(scene: Scene) -> Evidence:
         faults=faults,
         reported={scene.text_of_uuid[uuid]: state for uuid, state in scene.reported.items()},
         ticked={scene.text_of_entry[entry]: state for entry, state in scene.ticked.items()},
-        stuck=database.unfinished(scene.stack),
+        stuck=[*scene.failures, *database.unfinished(scene.stack)],
         wrong_lines=wrong + [f"arrival without effect: {what} ({count} times)" for what, count in sorted(problems.items())],
     )
 

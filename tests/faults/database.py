@@ -96,9 +96,10 @@ def rows_of(scene: Scene) -> list[Row]:
 
 
 def arrivals_without_effect(stack: Stack) -> list[str]:
-    """Name why arrivals had no effect, those left out that nobody can read."""
+    """Name why arrivals had no effect, those left out that nobody can read: of poison, or too short to say anything."""
     with connect(stack) as connection:
-        asked = "SELECT problem FROM messaging_receivedevent WHERE problem <> '' AND position(%s::bytea IN body) = 0"
+        asked = """SELECT problem FROM messaging_receivedevent
+                   WHERE problem <> '' AND position(%s::bytea IN body) = 0 AND length(body) > 10"""
         return [problem for (problem,) in connection.execute(asked, [MARK.encode()])]
 
 

@@ -39,8 +39,10 @@ class Kind:
     explains: str = ""
 
 
-def _far(name: str, seconds: float, direction: str, *faults: dict[str, Any], long: float = 0.0) -> Kind:
-    return Kind(name, "far", seconds, direction, faults, long)
+def _far(
+    name: str, seconds: float, direction: str, *faults: dict[str, Any], long: float = 0.0, only_long: bool = False
+) -> Kind:
+    return Kind(name, "far", seconds, direction, faults, long, only_long)
 
 
 def _at(where: str, what: str, **more: Any) -> dict[str, Any]:
@@ -75,7 +77,7 @@ FOR_ONE = (
     _far("Salesforce never answers, and takes nothing", 3, "inbound", _at("interactions", "timeout_before", count=3)),
     _far("Salesforce takes it, and never answers", 3, "inbound", _at("interactions", "timeout_after", count=3)),
     _far("Salesforce takes ticks, and never answers", 3, "", _at(TICKS, "timeout_after", count=3)),
-    _far("Salesforce slow", 3, "inbound", _at("interactions", "delay", seconds=2.0)),
+    _far("Salesforce slow", 3, "inbound", _at("interactions", "delay", seconds=2.0), only_long=True),
     _far("Salesforce's answers trickle", 3, "inbound", _at("interactions", "trickle", seconds=3.0)),
     Kind("Salesforce refuses logins, and the tokens", "relogin", 3, "", (_at("login", "status"),)),
     _far(
@@ -96,7 +98,7 @@ FOR_ONE = (
     _far("Infobip answers 429 with Retry-After", 3, "outbound", _at("send", "status", status=429)),
     _far("Infobip never answers, and takes nothing", 3, "outbound", _at("send", "timeout_before", count=3)),
     _far("Infobip takes it, and never answers", 3, "outbound", _at("send", "timeout_after", count=3)),
-    _far("Infobip slow", 3, "outbound", _at("send", "delay", seconds=2.0)),
+    _far("Infobip slow", 3, "outbound", _at("send", "delay", seconds=2.0), only_long=True),
     _far("Infobip's answers trickle, reports come first", 3, "outbound", _at("send", "trickle", seconds=3.0)),
     _far("Infobip down (503)", 6, "outbound", _at("send", "status", status=503), long=OUTAGE_SECONDS),
     _far("Infobip hangs", 6, "outbound", _at("send", "timeout_before"), long=OUTAGE_SECONDS),

@@ -36,7 +36,8 @@ def unexplained(lines: Iterable[str], faults: Sequence[Fault], began: float) -> 
         if not event or entry.get("level") not in ("error", "critical") or event.startswith(EXPECTED_ERRORS):
             continue
         if not any(_explains(fault, line, _at(entry.get("timestamp"), began)) for fault in faults):
-            found.append(event.splitlines()[0][:MOST])
+            raised = str(entry.get("exception", "")).strip().splitlines()[-1:]
+            found.append(": ".join([event.splitlines()[0], *raised])[:MOST])
     return found
 
 

@@ -38,7 +38,10 @@ MESSAGES: tuple[Any, ...] = (
     {"type": "LOCATION", "latitude": 1e308, "longitude": "east"},
     {"type": "IMAGE", "url": "javascript:1", "caption": "\u0000"},
 )
-SHAPES: tuple[Any, ...] = ([], 0, "", None, {}, {"results": None}, {"results": {}}, {"results": [[], None, 7, "", [[[]]]]})
+SHAPES: tuple[Any, ...] = (
+    *([], 0, "", None, MARK, {MARK: 1}, {"results": None, MARK: 1}, {"results": {MARK: 1}}),
+    {"results": [[], None, 7, "", [[[MARK]]], MARK, {MARK: None}]},
+)
 
 
 def reports() -> list[dict[str, Any]]:

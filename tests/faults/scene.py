@@ -43,6 +43,7 @@ class Scene:
     reported: dict[str, str] = field(default_factory=dict)  # by uuid
     ticked: dict[str, str] = field(default_factory=dict)  # by entry
     answers: dict[str, int] = field(default_factory=dict)  # of the door to what nobody can read, by status
+    failures: list[str] = field(default_factory=list)  # of the campaign, not of what it tries
     doubling: bool = False
     losing: bool = False
     last_news: float = 0.0
@@ -56,7 +57,12 @@ class Scene:
         """Do something beside."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.failures.append(f"the campaign itself failed: {type(exc).__name__}: {exc}")
 
     def begin(self) -> None:
         """Let the load begin now: what was before has negative times."""

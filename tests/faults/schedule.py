@@ -62,10 +62,11 @@ def _spread(chance: random.Random, kinds: tuple[Kind, ...], seconds: float) -> l
         order.pop()  # a short campaign has not all of them
     planned = []
     pause = (room - sum(lasting[kind.name] for kind in order)) / max(1, len(order))
-    at = FIRST_SECONDS
+    at, struck = FIRST_SECONDS, chance.randrange(2)
     for kind in order:
         begin = at + chance.uniform(0, pause / 4)
-        org = None if kind in FOR_ALL or kind.harmless else chance.randrange(2)
+        struck = 1 - struck  # by turns: each has time to recover
+        org = None if kind in FOR_ALL or kind.harmless else struck
         planned.append(Planned(kind, round(begin, 2), lasting[kind.name], org))
         at += lasting[kind.name] + pause
     return planned

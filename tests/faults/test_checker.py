@@ -184,18 +184,19 @@ def test_an_error_in_a_log_is_reported_unless_a_fault_of_that_moment_explains_it
 
     def log(second: float, event: str, level: str = "error") -> str:
         at = (began + timedelta(seconds=second)).isoformat().replace("+00:00", "Z")
-        return json.dumps({"event": event, "level": level, "timestamp": at})
+        exception = "Traceback:\n  File ...\nKeyError: 'lane'\n" if event == "turn failed" else ""
+        return json.dumps({"event": event, "level": level, "timestamp": at, "exception": exception})
 
     lines = [
         log(15, "cannot execute INSERT in a read-only transaction"),
         log(25, "cannot execute INSERT in a read-only transaction"),
         log(35, "cannot execute INSERT in a read-only transaction"),
-        log(15, "KeyError: 'lane'"),
+        log(15, "turn failed"),
         log(15, "read-only", "warning"),
         "no JSON",
     ]
     found = unexplained(lines, [broken], began.timestamp())
-    assert found == ["cannot execute INSERT in a read-only transaction", "KeyError: 'lane'"]
+    assert found == ["cannot execute INSERT in a read-only transaction", "turn failed: KeyError: 'lane'"]
 
 
 def test_a_neighbour_that_waits_is_reported() -> None:
