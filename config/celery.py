@@ -27,10 +27,19 @@ app.user_options["worker"].add(
 # The plain loop does not; it blocks on the queue, while our own threads do the work.
 app.user_options["worker"].add(click.Option(["--use-eventloop"], is_flag=True, default=False, hidden=True))
 app.conf.beat_schedule = {
-    "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
-    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat
-    "examine orgs": {"task": "messaging.tasks.examine_orgs", "schedule": 3600.0},
-    "give back tokens": {"task": "messaging.tasks.give_back_tokens", "schedule": 60.0},
+    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat; and what no worker
+    # took up in its hour is not done twice in the next
+    "purge received events": {
+        "task": "messaging.tasks.purge_received_events",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "run doctor": {"task": "messaging.tasks.run_doctor", "schedule": 3600.0, "options": {"expires": 3600}},
+    "revoke leftover tokens": {
+        "task": "messaging.tasks.revoke_leftover_tokens",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
 }
 
 
@@ -49,18 +58,18 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import errands, relay
+        from messaging import housekeeping, relay
 
         relay.running = relay.Relay(settings.LANE_THREADS)
         relay.running.start()
-        errands.running = errands.Errands(relay.running.ring)
-        errands.running.start()
+        housekeeping.running = housekeeping.Housekeeping(relay.running.ring)
+        housekeeping.running.start()
 
     def stop(self, parent: Any) -> None:
-        from messaging import errands, relay
+        from messaging import housekeeping, relay
 
-        if errands.running is not None:
-            errands.running.stop()
+        if housekeeping.running is not None:
+            housekeeping.running.stop()
         if relay.running is not None:
             relay.running.stop()
 

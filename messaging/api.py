@@ -47,7 +47,6 @@ log = structlog.get_logger(__name__)
 
 CALL_SECONDS = 12.0  # for Salesforce, a login included
 LEASE = timedelta(seconds=20)  # longer than a call can take; after that its process is gone
-KEPT = timedelta(hours=24)  # how long an idempotency key is known
 CALLS_A_MINUTE = 300  # of one org
 CALLS_AT_ONCE = 4  # of one org in a process: while its Salesforce hangs, others still need threads
 LARGEST_BODY = 64 * 1024
@@ -441,12 +440,6 @@ def _begin(org: Org, sender: Any, asked: Mapping[str, Any], key: str) -> Beginni
 def _claim(org: Org, key: str, asked: Mapping[str, Any]) -> ApiCall:
     """Note that this process works on the call of that key, or find what became of it."""
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    query(
-        """DELETE FROM tenants_apicall WHERE id IN (
-               SELECT id FROM tenants_apicall WHERE org_id = %s AND created_at < %s ORDER BY created_at LIMIT 100
-               FOR UPDATE SKIP LOCKED)""",
-        [org.pk, timezone.now() - KEPT],
-    )
     until = timezone.now() + LEASE
     # whoever comes second waits here for the first one's commit
     begun = query(

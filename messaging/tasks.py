@@ -2,16 +2,13 @@
 
 import threading
 import time
-from datetime import timedelta
 from typing import Any
 
 import structlog
 from celery import current_app, shared_task
-from django.utils import timezone
 from kombu.exceptions import KombuError, OperationalError
 
-from messaging import errands, relay
-from messaging.models import ChatbotMessage, ReceivedEvent
+from messaging import housekeeping, relay, retention
 from tenants import doctor, installation
 from tenants.broker import remember
 from tenants.tenancy import every_org
@@ -20,7 +17,6 @@ log = structlog.get_logger(__name__)
 
 BELL = "connector:bell"
 BELL_SECONDS = 2  # for how long one ring stands for all; workers look by themselves more often than that
-KEPT_DAYS = 14  # arrivals are known again for longer than any platform repeats them
 PAUSE_SECONDS = 1.0
 NEXT_RING_SECONDS = 0.01  # rings in this time are one: at full load each costs as much as a statement
 
@@ -32,30 +28,27 @@ def look_for_work(**_: Any) -> None:
     remember(lambda redis: redis.delete(BELL), otherwise=0)
     if relay.running is not None:
         relay.running.ring()
-    if errands.running is not None:
-        errands.running.ring()
+    if housekeeping.running is not None:
+        housekeeping.running.wake()
 
 
 @shared_task(ignore_result=True)
-def forget_old_arrivals(**_: Any) -> None:
-    """Delete raw arrivals that can no longer be repeated."""
+def purge_received_events(**_: Any) -> None:
+    """Delete raw arrivals that can no longer be repeated, and whatever else is kept for a time only."""
     with every_org():
-        horizon = timezone.now() - timedelta(days=KEPT_DAYS)
-        count, _by_model = ReceivedEvent.objects.filter(received_at__lt=horizon).delete()
-        ChatbotMessage.objects.filter(at__lt=horizon).delete()
-    log.info("old arrivals forgotten", count=count)
+        retention.purge()
 
 
 @shared_task(ignore_result=True)
-def examine_orgs(**_: Any) -> None:
+def run_doctor(**_: Any) -> None:
     """Let the doctor look at the orgs whose day is over."""
     doctor.examine_due()
 
 
 @shared_task(ignore_result=True)
-def give_back_tokens(**_: Any) -> None:
+def revoke_leftover_tokens(**_: Any) -> None:
     """Revoke what is left of administrators' tokens."""
-    installation.give_back_old_tokens()
+    installation.revoke_leftover_tokens()
 
 
 class _Ringer:

@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from connector.events import MARK
-from messaging import handover, lanes, sessions
+from messaging import due_sessions, handover, lanes, sessions
 from messaging.handover import UnusableCall, parse_call
 from messaging.ingest import receive_webhook
 from messaging.lanes import Opening
@@ -98,9 +98,9 @@ def call(world: World, **more: Any) -> Handover:
 def step(work: Handover) -> Handover:
     """Do the next step now, whenever it is due."""
     Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
-    ((claimed, lease_id),) = handover.claim(5)
-    assert claimed == work.pk
-    handover.carry_on(claimed, lease_id)
+    (claimed,) = handover.claim(5)
+    assert claimed.handover_id == work.pk
+    handover.carry_on(claimed)
     work.refresh_from_db()
     return work
 
@@ -280,7 +280,7 @@ def test_a_transcript_that_cannot_be_read_does_not_hold_back_the_customer_for_ev
     url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
     infobip.remove("GET", url)
     infobip.get(url, status=503)
-    Handover.objects.filter(pk=work.pk).update(raised_at=timezone.now() - timedelta(minutes=16))
+    Handover.objects.filter(pk=work.pk).update(held_at=timezone.now() - timedelta(minutes=16))
     assert step(work).state == Handover.State.RELAYED
     assert waiting() == [f"{MARK} The conversation with the chatbot could not be read", "are you there?"]
 
@@ -291,12 +291,12 @@ def test_who_took_the_hand_over_up_meanwhile_decides(chatbot: World, infobip: re
     Handover.objects.filter(pk=work.pk).update(
         due_at=timezone.now(), found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=5)
     )
-    ((_, lost),) = handover.claim(1)
+    (lost,) = handover.claim(1)
     Handover.objects.filter(pk=work.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
-    ((_, mine),) = handover.claim(1)
-    handover.carry_on(work.pk, lost)
+    (mine,) = handover.claim(1)
+    handover.carry_on(lost)
     assert waiting() == []
-    handover.carry_on(work.pk, mine)
+    handover.carry_on(mine)
     assert waiting() == [BEGIN, "Hi", END]
 
 
@@ -339,8 +339,7 @@ def test_a_second_hand_over_brings_only_what_is_new(chatbot: World, infobip: res
     work = import_all(call(chatbot))
     open_session(work)
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
-    with transaction.atomic():
-        sessions.attend_to_due()
+    due_sessions.process_due()
     Message.objects.update(status=Status.SENT)
     again = line("me again", at=timezone.now() + timedelta(seconds=1))
     tell(infobip, [first, rep_time, again])
@@ -360,13 +359,11 @@ def test_welcome_and_closing_are_sent_once_and_the_chatbot_has_the_next_message(
     work = import_all(call(chatbot))
     for _ in range(3):
         open_session(work)
-        with transaction.atomic():
-            sessions.attend_to_due()
+        due_sessions.process_due()
         Session.objects.update(due_at=timezone.now())
     for _ in range(3):
         sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK", conversation="c0a2c1b4")
-        with transaction.atomic():
-            sessions.attend_to_due()
+        due_sessions.process_due()
     own = Message.objects.filter(direction=Direction.OUTBOUND).order_by("position")
     assert [(message.text, message.ours) for message in own] == [("Hang tight.", True), ("Goodbye.", True)]
 
@@ -387,8 +384,7 @@ def test_the_conversation_is_closed_only_after_the_closing_text_has_left(
     work = import_all(call(chatbot))
     open_session(work)
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
-    with transaction.atomic():
-        sessions.attend_to_due()
+    due_sessions.process_due()
     assert (step(work).state, work.problem) == (Handover.State.ENDING, "")
     assert [call.request.method for call in infobip.calls if call.request.method != "GET"] == []
     Message.objects.filter(text="Goodbye.").update(status=Status.SENT)

@@ -7,13 +7,13 @@ from uuid import uuid4
 
 import pytest
 import responses
-from django.db import transaction
 from django.utils import timezone
 
 from connector.salesforce.auth import AccessToken
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent, Topic
 from connector.salesforce.rest import RestClient, static_token
-from messaging import lanes, sessions, subscriber
+from connector.salesforce.sessions import find_ended
+from messaging import due_sessions, lanes, sessions, subscriber
 from messaging.ingest import StreamBatch, receive_stream_batches, receive_webhook
 from messaging.lanes import Opening
 from messaging.models import Conversation, Direction, EventSubscription, Message, Session
@@ -52,8 +52,7 @@ def begin(world: World, user: str = "385991234567", session_id: str = ID) -> Ses
 
 def attend() -> dict[int, list[str]]:
     """Do what is due; gives the sessions to ask about."""
-    with transaction.atomic():
-        to_ask, _ = sessions.attend_to_due()
+    to_ask, _ = due_sessions.process_due()
     return to_ask
 
 
@@ -197,7 +196,7 @@ def test_what_ended_is_asked_of_the_record(acme: World) -> None:
         )
         tokens = static_token(AccessToken("t", "https://acme.my.salesforce.com"))
         client = RestClient(base_url="https://acme.my.salesforce.com", tokens=tokens, allow_local=False)
-        assert sessions.which_ended(client, [ID, "it's"]) == [ID]
+        assert find_ended(client, [ID, "it's"]) == [ID]
         assert "'0Mw5g000000AbCdCAK'" in (asked := str(found.calls[0].request.params["q"])) and r"it\'s" in asked
 
 
