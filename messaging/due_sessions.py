@@ -14,7 +14,7 @@ from django.db import models
 from django.utils import timezone
 
 from connector.salesforce.sessions import MOST_AT_ONCE, is_id
-from messaging.batches import in_words, work_on
+from messaging.batches import brief_transaction, in_words, work_on
 from messaging.lanes import add_own, backoff_seconds, lock
 from messaging.models import Conversation, Direction, Session
 from messaging.query import query, records
@@ -231,15 +231,17 @@ def _neighbours(org_id: int, ids: Sequence[str]) -> list[str]:
 
     Asked about one by one, they would use up the org's daily calls.
     """
-    rows = query(
-        """UPDATE messaging_session SET due_at = statement_timestamp() + %s WHERE id IN (
-               SELECT id FROM messaging_session
-               WHERE org_id = %s AND due_at > statement_timestamp() AND state = 'open' AND quick_checks = 0
-                 AND tries = 0 AND opened_at <= statement_timestamp() - %s
-               ORDER BY due_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
-           RETURNING salesforce_id""",
-        [SWEEP, org_id, QUICK, max(0, MOST_AT_ONCE - len(ids))],
-    )
+    with brief_transaction():
+        query("SET LOCAL enable_sort = off", [])  # else all sessions of the org are read, and sorted, for the first few
+        rows = query(
+            """UPDATE messaging_session SET due_at = statement_timestamp() + %s WHERE id = ANY(ARRAY(
+                   SELECT id FROM messaging_session
+                   WHERE org_id = %s AND due_at > statement_timestamp() AND state = 'open' AND quick_checks = 0
+                     AND tries = 0 AND opened_at <= statement_timestamp() - %s
+                   ORDER BY due_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED))
+               RETURNING salesforce_id""",
+            [SWEEP, org_id, QUICK, max(0, MOST_AT_ONCE - len(ids))],
+        )
     return [session for (session,) in rows if session not in ids]
 
 

@@ -180,11 +180,11 @@ def claim(most: int, shares: Shares | None = None) -> list[Claim]:
     rows = query(
         """UPDATE messaging_handover SET lease_id = gen_random_uuid(),
                leased_until = clock_timestamp() + make_interval(secs => %s)
-           WHERE id IN (
+           WHERE id = ANY(ARRAY(
                SELECT id FROM messaging_handover
                WHERE id = ANY(%s) AND due_at <= statement_timestamp()
                  AND (leased_until IS NULL OR leased_until < statement_timestamp())
-               ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+               ORDER BY id FOR NO KEY UPDATE SKIP LOCKED))
            RETURNING id, org_id, lease_id""",
         [LEASE_SECONDS, [row[0] for row in due]],
     )

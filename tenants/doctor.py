@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.utils import timezone
+from django.utils.functional import cached_property
 
 from connector.events import UnexpectedPayload
 from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable, time_limit

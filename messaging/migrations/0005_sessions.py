@@ -72,4 +72,10 @@ class Migration(migrations.Migration):
             "CREATE INDEX conversation_identifier ON messaging_conversation (org_id, identifier)",
             "DROP INDEX conversation_identifier",
         ),
+        # the rows of open sessions are written every few minutes: what is left behind goes before it slows the look for what
+        # is due
+        migrations.RunSQL(
+            "ALTER TABLE messaging_session SET (autovacuum_vacuum_scale_factor = 0.02)",
+            "ALTER TABLE messaging_session RESET (autovacuum_vacuum_scale_factor)",
+        ),
     ]
