@@ -36,6 +36,7 @@ from messaging import lanes
 from messaging.ingest import Addressed, OurTemplate, address
 from messaging.models import Conversation
 from messaging.query import query
+from messaging.retention import API_CALLS_KEPT
 from messaging.tasks import ring
 from tenants import api_tokens
 from tenants.broker import remember
@@ -443,9 +444,12 @@ def _claim(org: Org, key: str, asked: Mapping[str, Any]) -> ApiCall:
     until = timezone.now() + LEASE
     # whoever comes second waits here for the first one's commit
     begun = query(
-        """INSERT INTO tenants_apicall (org_id, key, body_hash, created_at, leased_until)
-           VALUES (%s, %s, %s, clock_timestamp(), %s) ON CONFLICT (org_id, key) DO NOTHING RETURNING id""",
-        [org.pk, key, digest, until],
+        """INSERT INTO tenants_apicall AS call (org_id, key, body_hash, created_at, leased_until)
+           VALUES (%s, %s, %s, clock_timestamp(), %s)
+           ON CONFLICT (org_id, key) DO UPDATE SET body_hash = excluded.body_hash, message_uuid = NULL, answer = NULL,
+               created_at = excluded.created_at, leased_until = excluded.leased_until
+           WHERE call.created_at < %s RETURNING id""",
+        [org.pk, key, digest, until, timezone.now() - API_CALLS_KEPT],
     )
     call = org.api_calls.select_for_update().get(key=key)
     if begun:

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-LOCK_SECONDS = 2  # how long a transaction waits for a row that somebody else holds
+LOCK_SECONDS = 2.0  # how long a transaction waits for a row that somebody else holds
 DATABASE_USERS = 4  # threads of this process that use the database for a moment, at once; the pool has few connections
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -62,7 +62,7 @@ def brief_connection() -> Iterator[None]:
 def brief_transaction() -> Iterator[None]:
     """Open a transaction that waits for a lock a moment only: who holds one for long must not stop the others."""
     with transaction.atomic():
-        query(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'", [])
+        query("SELECT set_config('lock_timeout', %s, true)", [f"{round(LOCK_SECONDS * 1000)}ms"])
         yield
 
 
@@ -111,8 +111,9 @@ def _set_aside(row: tuple[int, T], exc: Exception, set_aside: Callable[[T, Excep
 
 
 def where(exc: BaseException) -> str:
-    """Name the lines that an error went through, for the log; its text may hold what a person wrote."""
-    return " > ".join(f"{Path(each.filename).name}:{each.lineno}" for each in traceback.extract_tb(exc.__traceback__)[-4:])
+    """Name our lines that an error went through, for the log; its text may hold what a person wrote."""
+    frames = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
+    return " > ".join(f"{Path(each.filename).name}:{each.lineno}" for each in frames[-4:])
 
 
 def in_words(exc: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
+from django.db import transaction
 from django.utils import timezone
 
 from messaging.batches import is_database_trouble, where
@@ -71,19 +72,19 @@ def purge() -> dict[str, int]:
 
 def _purge(rule: Rule, until: float) -> int:
     horizon, count = timezone.now() - rule.kept, 0
-    while time.monotonic() < until:
-        # what somebody works on just now is left for the next time
-        deleted = len(
-            query(
-                # an array, which is looked up by key: a join would read the whole table for each batch
-                f"""DELETE FROM {rule.table} WHERE id = ANY(ARRAY(
-                        SELECT id FROM {rule.table} WHERE {rule.column} < %s AND {rule.condition}
-                        ORDER BY {rule.order or rule.column} LIMIT %s FOR UPDATE SKIP LOCKED))
-                    RETURNING 1""",
-                [horizon, BATCH],
+    while True:
+        with transaction.atomic():
+            deleted = len(
+                query(
+                    # an array, which is looked up by key: a join would read the whole table for each batch; and what
+                    # somebody works on just now is left for the next time
+                    f"""DELETE FROM {rule.table} WHERE id = ANY(ARRAY(
+                            SELECT id FROM {rule.table} WHERE {rule.column} < %s AND {rule.condition}
+                            ORDER BY {rule.order or rule.column} LIMIT %s FOR UPDATE SKIP LOCKED))
+                        RETURNING 1""",
+                    [horizon, BATCH],
+                )
             )
-        )
         count += deleted
-        if deleted < BATCH:
-            break
-    return count
+        if deleted < BATCH or time.monotonic() > until:
+            return count
