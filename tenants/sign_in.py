@@ -91,8 +91,6 @@ def begin(*, org: Org | None = None, draft: Draft | None = None, for_install: bo
     """Begin a sign-in for an org, or for a set-up whose org is to be proven by it."""
     secret = new_token()
     with every_org():
-        # those with an administrator's token wait for its being given back
-        PendingSignIn.objects.filter(created_at__lt=timezone.now() - PENDING, token="").delete()
         pending = PendingSignIn.objects.create(
             org=org, draft=draft, for_install=for_install, undo=undo, frame_hash=digest(secret)
         )
