@@ -8,6 +8,7 @@ from uuid import uuid4
 from django.db import connection
 from django.utils import timezone
 
+from connector.salesforce.pubsub.channel import Remedy
 from messaging import stream_reader
 from messaging.models import EventSubscription
 from messaging.subscriber import Subscriber
@@ -190,5 +191,5 @@ def test_a_stream_is_opened_again_for_hours(acme: Company) -> None:
     reader = stream_reader.StreamReader.__new__(stream_reader.StreamReader)
     for failures in (1, 10, 2000, 10**6):
         reader.failures = failures
-        for remedy in stream_reader.Remedy:
+        for remedy in Remedy:
             assert 0 <= reader._pause_after(remedy) <= 30
