@@ -160,13 +160,14 @@ class Subscriber:
         most = min(CLAIMED_AT_ONCE, MOST_STREAMS - len(self.reading))
         if most <= 0:
             return False
-        besides = list(self.reading)
         try:
-            leases = await self.desks["claims"].run(lambda: claim_streams(most, besides=besides))
+            leases = await self.desks["claims"].run(lambda: claim_streams(most))
         except Exception as exc:
             log.warning("streams not claimed", error=type(exc).__name__)
             return False
         for lease in leases:
+            if lease.subscription_id in self.reading:  # under a lease of ours that ran out while the database was away
+                self.reading[lease.subscription_id][1].cancel()
             task = asyncio.create_task(StreamReader(lease, self.means).read())
             self.reading[lease.subscription_id] = (lease, task)
             task.add_done_callback(partial(self._drop, lease))

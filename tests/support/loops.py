@@ -40,7 +40,8 @@ class Platforms(Loop):
         self.ports = free_ports(["page", "salesforce", "infobip", "pubsub"])
         (self.document,) = example_documents(self.ports["salesforce"], self.ports["infobip"])
         self.sandbox = Sandbox()
-        self.run(self.sandbox.start(**{f"{name}_port": port for name, port in self.ports.items()}))
+        ports: dict[str, Any] = {f"{name}_port": port for name, port in self.ports.items()}
+        self.run(self.sandbox.start(**ports))
 
     def stop(self) -> None:
         self.run(self.sandbox.stop())

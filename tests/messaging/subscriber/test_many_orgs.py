@@ -181,7 +181,7 @@ def test_a_row_that_somebody_has_locked_delays_its_org_alone_and_its_stream_goes
     until(lambda: acme.texts == ["hello"])
     with elsewhere() as other:
         for table in ("messaging_lane", "messaging_eventsubscription"):
-            other.execute(f"SELECT 1 FROM {table} WHERE org_id = %s FOR UPDATE", [acme.org.pk])  # type: ignore[arg-type]
+            other.execute(f"SELECT 1 FROM {table} WHERE org_id = %s FOR UPDATE", [acme.org.pk])
         acme.write("waits")
         time.sleep(0.2)
         slowest = 0.0
@@ -224,7 +224,7 @@ def test_an_org_whose_rows_are_spoilt_keeps_no_other_from_being_read(
             "credentials": "UPDATE tenants_salesforceconnection SET private_key = 'no ciphertext' WHERE org_id = %s",
             "no connection": "DELETE FROM tenants_salesforceconnection WHERE org_id = %s",
         }
-        other.execute(change[spoilt], [acme.org.pk])  # type: ignore[arg-type]
+        other.execute(change[spoilt], [acme.org.pk])
         other.commit()
     read_streams()
     until(lambda: rival.streams() == 1)

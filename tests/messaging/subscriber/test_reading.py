@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
+import pytest
 from django.db import connection
 from django.utils import timezone
 
-from messaging import stream_reader
+from connector.salesforce.pubsub.channel import Remedy
+from messaging import stream_reader, subscriber
 from messaging.models import EventSubscription
 from messaging.subscriber import Subscriber
 from tests.messaging.subscriber.conftest import Company, elsewhere, in_seconds, until
@@ -190,5 +193,46 @@ def test_a_stream_is_opened_again_for_hours(acme: Company) -> None:
     reader = stream_reader.StreamReader.__new__(stream_reader.StreamReader)
     for failures in (1, 10, 2000, 10**6):
         reader.failures = failures
-        for remedy in stream_reader.Remedy:
+        for remedy in Remedy:
             assert 0 <= reader._pause_after(remedy) <= 30
+
+
+def test_an_org_that_is_announced_is_read_at_once(
+    acme: Company, move_in: Callable[..., Company], read_streams: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "NEW_TOPICS_SECONDS", 60.0)
+    reading = read_streams()
+    until(lambda: acme.streams() == 1)
+    newcomer = move_in()
+    time.sleep(0.5)
+    assert newcomer.streams() == 0
+    began = time.monotonic()
+    reading.look()
+    until(lambda: newcomer.streams() == 1, 3)
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_stream_whose_lease_ran_out_while_the_database_was_away_is_read_once_by_the_process_that_had_it(
+    acme: Company, read_streams: Start
+) -> None:
+    reading = read_streams()
+    until(lambda: acme.streams() == 1)
+    first = acme.subscription.lease_id
+    EventSubscription.objects.update(leased_until=in_seconds(-1))
+    until(lambda: acme.subscription.lease_id not in (first, None))
+    until(lambda: acme.streams() == 1 and len(reading.reading) == 1)
+    acme.write("hello")
+    until(lambda: acme.texts == ["hello"])
+    time.sleep(3)  # a heartbeat
+    assert acme.streams() == 1 and len(reading.reading) == 1
+
+
+def test_a_subscriber_that_fails_starts_again_and_lets_its_streams_go_meanwhile(acme: Company, read_streams: Start) -> None:
+    reading = read_streams()
+    until(lambda: acme.streams() == 1)
+    assert reading.loop is not None
+    nonsense: Any = None
+    reading.loop.call_soon_threadsafe(reading.writer.together.put_nowait, nonsense)
+    until(lambda: acme.streams() == 0)
+    acme.write("afterwards")
+    until(lambda: acme.texts == ["afterwards"], 5)
