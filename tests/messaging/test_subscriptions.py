@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent
 from messaging import subscriptions
-from messaging.ingest import StreamBatch, receive_stream_batches
+from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import EventSubscription, Message, ReceivedEvent
 from messaging.subscriptions import LEASES, StreamLease, Trouble, add_missing, claim_streams, note_troubles, release, renew
 from tenants.models import Channel, SalesforceConnection

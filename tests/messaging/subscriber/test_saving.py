@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from connector.salesforce.platform_events import PlatformEvent
-from messaging.ingest import StreamBatch
+from messaging.intake import StreamBatch
 from messaging.models import EventSubscription
 from messaging.stream_writer import NotSaved, StreamWriter
 from messaging.subscriptions import StreamLease, add_missing, claim_streams
