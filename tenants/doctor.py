@@ -389,7 +389,7 @@ def version_is_new_enough(facts: Facts) -> Iterator[Finding]:
     why = "Older versions name a channel's switches differently."
     try:
         version = facts.rest.version
-    except AuthenticationFailed:
+    except (AuthenticationFailed, CannotDecrypt):
         raise
     except CustomerMustAct as exc:
         yield Finding(

@@ -17,6 +17,7 @@ from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
+from tests.tenants.test_encryption import spoil
 
 Patch = pytest.MonkeyPatch
 EVENT = {
@@ -53,6 +54,14 @@ def let_certificate_end(company: Company, patch: Patch) -> None:
     patch.setattr(connecting, "CERTIFICATE_LIFE", timedelta(days=10))
     way = company.org.salesforce
     company.keep(way, certificate=connecting.certificate_for(way.private_key))
+
+
+def lose_private_key(company: Company, patch: Patch) -> None:
+    spoil(company.org.salesforce, "private_key")
+
+
+def lose_webhook_secret(company: Company, patch: Patch) -> None:
+    spoil(company.account, "webhook_secret")
 
 
 def be_an_old_org(company: Company, patch: Patch) -> None:
@@ -221,6 +230,10 @@ FORWARDED = ("Forwarding of +{number}",)
 SUBSCRIPTION = ("Subscription of main",)
 # by the title of the check: what can be wrong with it
 FAULTS: dict[str, list[Fault]] = {
+    "Stored credentials": [
+        Fault(lose_private_key, ("Stored credentials",), hides=True, says="private key of the Salesforce connection"),
+        Fault(lose_webhook_secret, ("Stored credentials",), says="webhook secret of Infobip account main"),
+    ],
     "Login to Salesforce": [
         Fault(
             edit("ExternalClientApp.ConsumerKey", "3MVG9other"), ("Login to Salesforce",), hides=True, says="consumer key"
