@@ -148,8 +148,12 @@ async def hanging_pages(attacker: Attacker) -> None:
             await asyncio.sleep(3600)
         writer.close()
 
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    ours = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        await ask_for_pages(attacker, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+
+async def ask_for_pages(attacker: Attacker, ours: str) -> None:
+    """Begin a set-up whose org is at an address of ours, and have it tried by sixteen at once."""
     own_page = {"Origin": attacker.web, "Content-Type": "application/x-www-form-urlencoded"}
     begun = await attacker.post("/", urlencode({"my_domain": ours}).encode(), own_page)
     cookies = [line.partition(":")[2] for line in begun.split("\r\n") if line.lower().startswith("set-cookie:")]

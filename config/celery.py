@@ -29,10 +29,19 @@ app.user_options["worker"].add(
 # The plain loop does not; it blocks on the queue, while our own threads do the work.
 app.user_options["worker"].add(click.Option(["--use-eventloop"], is_flag=True, default=False, hidden=True))
 app.conf.beat_schedule = {
-    "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
-    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat
-    "examine orgs": {"task": "messaging.tasks.examine_orgs", "schedule": 3600.0},
-    "give back tokens": {"task": "messaging.tasks.give_back_tokens", "schedule": 60.0},
+    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat; and what no worker
+    # took up in its hour is not done twice in the next
+    "purge received events": {
+        "task": "messaging.tasks.purge_received_events",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "run doctor": {"task": "messaging.tasks.run_doctor", "schedule": 3600.0, "options": {"expires": 3600}},
+    "revoke leftover tokens": {
+        "task": "messaging.tasks.revoke_leftover_tokens",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
 }
 
 
@@ -51,13 +60,13 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import errands, worker
+        from messaging import housekeeping, worker
 
         worker.running = worker.Worker(settings.CALLS_UNDER_WAY)
-        errands.running = errands.Errands(worker.running.wake)
-        worker.running.start(also=errands.running.ring)
-        errands.running.start()
-        self.ending = Ending(errands.running.stop, worker.running.stop)
+        housekeeping.running = housekeeping.Housekeeping(worker.running.wake)
+        worker.running.start(also=housekeeping.running.wake)
+        housekeeping.running.start()
+        self.ending = Ending(housekeeping.running.stop, worker.running.stop)
 
     def stop(self, parent: Any) -> None:
         self.ending.stop()

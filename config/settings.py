@@ -57,6 +57,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "tenants.middleware.content_policy",
+    "tenants.middleware.BoundedPages",
     "tenants.middleware.operators_see_every_org",
 ]
 TEMPLATES: list[dict[str, Any]] = [

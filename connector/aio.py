@@ -211,13 +211,12 @@ class _Names(AbstractResolver):
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     """Read a body, unpacked where it is packed, and no more of it than ``most`` bytes."""
-    content = bytearray()
+    pieces, size = [], 0
     try:
-        async for piece in response.content.iter_any():
-            content += piece
-            if len(content) >= most:
-                break
+        while size < most and (piece := await response.content.readany()):
+            pieces.append(piece)
+            size += len(piece)
     finally:
         if not response.content.at_eof():  # one that is not read to its end gives its connection to nobody
             response.close()
-    return bytes(content[:most])
+    return b"".join(pieces)[:most]

@@ -50,9 +50,19 @@ class ConversationAdmin(ReadOnly):
 
 @admin.register(Session)
 class SessionAdmin(ReadOnly):
-    list_display = ["salesforce_id", "org", "state", "opened_at", "joined_at", "greeted_at", "ended_at", "due_at"]
+    list_display = [
+        "salesforce_id",
+        "org",
+        "state",
+        "problem",
+        "opened_at",
+        "joined_at",
+        "greeted_at",
+        "ended_at",
+        "due_at",
+    ]
     list_select_related = ["org"]
-    list_filter = ["state"]
+    list_filter = ["state", ("problem", admin.EmptyFieldListFilter)]
     search_fields = ["=salesforce_id"]
     ordering = ["-id"]
 

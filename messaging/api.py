@@ -36,6 +36,7 @@ from messaging.conversations import OutboundConversation, TemplateMessage, start
 from messaging.models import Conversation
 from messaging.query import query
 from messaging.queue import lock_conversations
+from messaging.retention import API_CALLS_KEPT
 from messaging.sessions import Opening, open_sessions
 from messaging.wake import wake
 from tenants import api_tokens
@@ -48,7 +49,6 @@ log = structlog.get_logger(__name__)
 
 CALL_SECONDS = 12.0  # for Salesforce, a login included
 LEASE = timedelta(seconds=20)  # longer than a call can take; after that its process is gone
-KEPT = timedelta(hours=24)  # how long an idempotency key is known
 CALLS_A_MINUTE = 300  # of one org
 CALLS_AT_ONCE = 4  # of one org in a process: while its Salesforce hangs, others still need threads
 LARGEST_BODY = 64 * 1024
@@ -442,18 +442,15 @@ def _begin(org: Org, sender: Any, asked: Mapping[str, Any], key: str) -> Beginni
 def _claim(org: Org, key: str, asked: Mapping[str, Any]) -> ApiCall:
     """Note that this process works on the call of that key, or find what became of it."""
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    query(
-        """DELETE FROM tenants_apicall WHERE id IN (
-               SELECT id FROM tenants_apicall WHERE org_id = %s AND created_at < %s ORDER BY created_at LIMIT 100
-               FOR UPDATE SKIP LOCKED)""",
-        [org.pk, timezone.now() - KEPT],
-    )
     until = timezone.now() + LEASE
     # whoever comes second waits here for the first one's commit
     begun = query(
-        """INSERT INTO tenants_apicall (org_id, key, body_hash, created_at, leased_until)
-           VALUES (%s, %s, %s, clock_timestamp(), %s) ON CONFLICT (org_id, key) DO NOTHING RETURNING id""",
-        [org.pk, key, digest, until],
+        """INSERT INTO tenants_apicall AS call (org_id, key, body_hash, created_at, leased_until)
+           VALUES (%s, %s, %s, clock_timestamp(), %s)
+           ON CONFLICT (org_id, key) DO UPDATE SET body_hash = excluded.body_hash, message_uuid = NULL, answer = NULL,
+               created_at = excluded.created_at, leased_until = excluded.leased_until
+           WHERE call.created_at < %s RETURNING id""",
+        [org.pk, key, digest, until, timezone.now() - API_CALLS_KEPT],
     )
     call = org.api_calls.select_for_update().get(key=key)
     if begun:

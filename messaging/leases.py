@@ -43,9 +43,10 @@ class Leases:
         One that is locked at this moment, as while its holder saves something, is neither: it has its next turn.
         """
         self.change(held, "leased_until = clock_timestamp() + make_interval(secs => %s)", [self.seconds])
-        rows = query(f"SELECT id, lease_id FROM {self.table} WHERE id = ANY(%s)", [list(held)])
-        now = dict(rows)
-        return {row_id for row_id, lease_id in held.items() if now.get(row_id) != lease_id}
+        rows = query(
+            f"SELECT id FROM {self.table} WHERE id = ANY(%s) AND lease_id = ANY(%s)", [list(held), list(held.values())]
+        )
+        return set(held) - {row_id for (row_id,) in rows}
 
     def release(self, held: Mapping[int, UUID]) -> set[int]:
         """Let others have the rows at once; gives those that were held still and are free now."""

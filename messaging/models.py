@@ -285,7 +285,9 @@ class Session(models.Model):
         ENDED = "ended"
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="sessions", db_constraint=False, db_index=False)
-    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="sessions", db_constraint=False)
+    conversation = models.ForeignKey(
+        Conversation, models.CASCADE, related_name="sessions", db_constraint=False, db_index=False
+    )
     salesforce_id = models.CharField(max_length=18)
     state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
     opened_at = models.DateTimeField()
@@ -294,12 +296,15 @@ class Session(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     quick_checks = models.PositiveSmallIntegerField(default=0, help_text="still to come, after a rep went")
     due_at = models.DateTimeField(null=True, blank=True, help_text="when to look at it again; empty: it is over")
+    tries = models.PositiveIntegerField(default=0, db_default=0, help_text="failed in a row")
+    problem = models.CharField(max_length=300, blank=True, db_default="")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "salesforce_id"], name="session_in_org")]
         indexes = [
-            models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="session_due"),
+            models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="session_due"),
             models.Index(fields=["conversation", "-opened_at"], name="session_newest"),
+            models.Index(fields=["org", "-opened_at"], condition=~Q(problem=""), name="session_with_problem"),
         ]
 
     def __str__(self) -> str:
@@ -321,7 +326,7 @@ class ChatbotMessage(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "account", "infobip_id"], name="chatbot_message_once")]
         indexes = [
-            models.Index(fields=["account", "infobip_conversation", "-at"], name="chatbot_message_newest"),
+            models.Index(fields=["infobip_conversation", "account", "-at"], name="chatbot_message_newest"),
             models.Index(fields=["at"], name="chatbot_message_age"),
         ]
 
@@ -343,7 +348,7 @@ class Handover(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, related_name="handovers", db_constraint=False, db_index=False)
     account = models.ForeignKey(InfobipAccount, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
     conversation = models.ForeignKey(
-        Conversation, models.CASCADE, null=True, blank=True, related_name="handovers", db_constraint=False
+        Conversation, models.CASCADE, null=True, blank=True, related_name="handovers", db_constraint=False, db_index=False
     )
     infobip_conversation = models.CharField(max_length=100)
     end_user = models.CharField(max_length=150)
@@ -351,7 +356,7 @@ class Handover(models.Model):
     language = models.CharField(max_length=10, blank=True)
     state = models.CharField(max_length=10, choices=State.choices, default=State.CALLED)
     called_at = models.DateTimeField()
-    raised_at = models.DateTimeField(null=True, blank=True, help_text="since when live messages wait")
+    held_at = models.DateTimeField(null=True, blank=True, help_text="since when live messages wait for the transcript")
     found_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript held the last line known")
     complete_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript was read to its end")
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -371,7 +376,11 @@ class Handover(models.Model):
                 name="handover_under_way_once",
             )
         ]
-        indexes = [models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="handover_due")]
+        indexes = [
+            models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="handover_due"),
+            models.Index(fields=["org", "-called_at"], name="handover_newest"),
+            models.Index(fields=["conversation", "state"], name="handover_of_conversation"),
+        ]
 
     def __str__(self) -> str:
         return f"hand-over {self.pk}"

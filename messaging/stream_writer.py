@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
+from django.db import DatabaseError, InterfaceError
 
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.subscriptions import StreamLease, Trouble, note_troubles, release, start_over
-from messaging.threads import Desk
+from messaging.threads import Desk, place_of
 from messaging.wake import wake
+from tenants.database import is_rows_fault
 
 log = structlog.get_logger(__name__)
 
@@ -145,10 +146,12 @@ class StreamWriter:
         try:
             return bool(await self._receive("alone", [batch]))
         except Exception as exc:
-            if not _is_rows_fault(exc):
+            if not _is_final(exc):
                 raise _NotNow from exc
-            log.warning("batch refused", org=batch.org_id, events=len(batch.events), exc_info=exc)
-            raise NotSaved(type(exc.__cause__ or exc).__name__) from exc
+            # its text would hold what somebody wrote
+            name = type(exc.__cause__ or exc).__name__
+            log.warning("batch refused", org=batch.org_id, events=len(batch.events), error=name, at=place_of(exc))
+            raise NotSaved(name) from exc
 
     async def _receive(self, desk: str, batches: list[StreamBatch]) -> set[int]:
         def receive() -> set[int]:
@@ -170,5 +173,6 @@ class StreamWriter:
                 log.warning("troubles not noted", error=type(exc).__name__)
 
 
-def _is_rows_fault(exc: Exception) -> bool:
-    return isinstance(exc, DataError | IntegrityError) or not isinstance(exc, DatabaseError | InterfaceError | OSError)
+def _is_final(exc: Exception) -> bool:
+    """Say whether the same batch fails again: the row is at fault, or a mistake of ours, and not the database."""
+    return is_rows_fault(exc) or not isinstance(exc, DatabaseError | InterfaceError | OSError)

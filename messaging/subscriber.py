@@ -19,7 +19,7 @@ from messaging.stream_connections import Channels, Logins
 from messaging.stream_reader import Means, SchemaTroubles, StreamReader
 from messaging.stream_writer import StreamWriter
 from messaging.subscriptions import StreamLease, add_missing, claim_streams, release, renew
-from messaging.threads import Desk
+from messaging.threads import Desk, place_of
 
 log = structlog.get_logger(__name__)
 
@@ -160,13 +160,14 @@ class Subscriber:
         most = min(CLAIMED_AT_ONCE, MOST_STREAMS - len(self.reading))
         if most <= 0:
             return False
-        besides = list(self.reading)
         try:
-            leases = await self.desks["claims"].run(lambda: claim_streams(most, besides=besides))
+            leases = await self.desks["claims"].run(lambda: claim_streams(most))
         except Exception as exc:
             log.warning("streams not claimed", error=type(exc).__name__)
             return False
         for lease in leases:
+            if lease.subscription_id in self.reading:  # under a lease of ours that ran out while the database was away
+                self.reading[lease.subscription_id][1].cancel()
             task = asyncio.create_task(StreamReader(lease, self.means).read())
             self.reading[lease.subscription_id] = (lease, task)
             task.add_done_callback(partial(self._drop, lease))
@@ -176,7 +177,7 @@ class Subscriber:
         if self.reading.get(lease.subscription_id, (None, None))[1] is task:
             del self.reading[lease.subscription_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("reader failed", org=lease.org_id, exc_info=error)
+            log.error("reader failed", org=lease.org_id, error=type(error).__name__, at=place_of(error))
 
     async def _beat(self) -> None:
         while True:

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DataError
 from django.utils import timezone
 
 from connector.events import clean
@@ -15,6 +14,7 @@ from connector.salesforce.platform_events import SESSION_CHANGES, Topic
 from messaging.leases import Leases
 from messaging.models import EventSubscription
 from messaging.query import query
+from tenants.database import is_rows_fault
 from tenants.encryption import CannotDecrypt
 from tenants.models import Channel, SalesforceConnection
 from tenants.tokens import OrgTokens
@@ -70,16 +70,16 @@ def add_missing() -> int:
     return len(rows)
 
 
-def claim_streams(most: int, *, besides: Iterable[int] = ()) -> list[StreamLease]:
-    """Lease streams that nobody reads, but those ``besides``; one that cannot be read costs the others nothing."""
+def claim_streams(most: int) -> list[StreamLease]:
+    """Lease streams that nobody reads; one whose rows are spoilt costs the others nothing."""
     held = LEASES.claim(
-        """(not_before IS NULL OR not_before <= clock_timestamp()) AND NOT id = ANY(%s)
+        """(not_before IS NULL OR not_before <= clock_timestamp())
            AND EXISTS (SELECT 1 FROM tenants_org
                        WHERE tenants_org.id = messaging_eventsubscription.org_id AND disconnected_at IS NULL)
            AND (topic <> %s OR EXISTS (
                SELECT 1 FROM tenants_salesforceconnection connection
                WHERE connection.org_id = messaging_eventsubscription.org_id AND session_changes))""",
-        [list(besides), SESSION_CHANGES],
+        [SESSION_CHANGES],
         most=most,
     )
     if not held:
@@ -97,7 +97,9 @@ def claim_streams(most: int, *, besides: Iterable[int] = ()) -> list[StreamLease
                 raise connection
             else:
                 leases.append(_lease_of(subscription, lease_id, connection, fields))
-        except Exception as exc:  # whatever is the matter with its rows, the others are read
+        except Exception as exc:
+            if not _is_of_a_row(exc):
+                raise
             known = isinstance(exc, CannotDecrypt)
             _give_up(subscription, lease_id, str(exc) if known else f"its rows cannot be read: {type(exc).__name__}")
     return leases
@@ -108,15 +110,22 @@ def _connections_of(org_ids: Iterable[int]) -> Mapping[int, SalesforceConnection
     found = SalesforceConnection.objects.filter(org_id__in=org_ids)
     try:
         return {connection.org_id: connection for connection in found}
-    except (CannotDecrypt, DataError):
-        pass
+    except Exception as exc:
+        if not _is_of_a_row(exc):
+            raise
     connections: dict[int, SalesforceConnection | Exception] = {}
     for org_id in org_ids:
         try:
             connections |= {each.org_id: each for each in found.filter(org_id=org_id)}
-        except (CannotDecrypt, DataError) as exc:
+        except Exception as exc:
+            if not _is_of_a_row(exc):
+                raise
             connections[org_id] = exc
     return connections
+
+
+def _is_of_a_row(exc: Exception) -> bool:
+    return isinstance(exc, CannotDecrypt) or is_rows_fault(exc)
 
 
 def _fields_of(org_ids: Iterable[int]) -> Mapping[tuple[int, str], tuple[str, str]]:

@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -75,6 +76,12 @@ def _hand_over(work: Callable[[], Value]) -> tuple["asyncio.Future[Value]", Call
             loop.call_soon_threadsafe(settle, result, error)
 
     return done, finish
+
+
+def place_of(exc: BaseException) -> str:
+    """Say where an exception was raised, for logs that must not hold its text, in which tokens and messages may stand."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def _in_database(work: Callable[[], Value]) -> Value:

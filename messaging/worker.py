@@ -102,7 +102,8 @@ class Worker:
 
     def wake(self) -> None:
         """Say that lanes may have work; from any thread."""
-        self.loop.call_soon_threadsafe(self.woken.set)
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self.woken.set)
 
     def stop(self) -> None:
         """Claim no more, wait for the calls under way, record them, and let go of all lanes."""
@@ -152,6 +153,7 @@ class Worker:
             self.loop.run_until_complete(self._main())
         finally:
             self.books.shutdown(wait=True)
+            self.loop.close()
 
     async def _main(self) -> None:
         self.caller = Caller()

@@ -25,6 +25,8 @@ from connector.http import ApiError
 from connector.salesforce import sign_in as openid
 from connector.salesforce.rest import soql_text
 from tenants import connecting
+from tenants.budget import SIGN_INS_AT_ONCE, place
+from tenants.encryption import CannotDecrypt
 from tenants.models import Draft, Membership, Org, PendingSignIn, Role, SalesforceConnection, WebSession
 from tenants.tenancy import every_org
 
@@ -89,8 +91,6 @@ def begin(*, org: Org | None = None, draft: Draft | None = None, for_install: bo
     """Begin a sign-in for an org, or for a set-up whose org is to be proven by it."""
     secret = new_token()
     with every_org():
-        # those with an administrator's token wait for its being given back
-        PendingSignIn.objects.filter(created_at__lt=timezone.now() - PENDING, token="").delete()
         pending = PendingSignIn.objects.create(
             org=org, draft=draft, for_install=for_install, undo=undo, frame_hash=digest(secret)
         )
@@ -131,6 +131,7 @@ def start(uuid: UUID) -> Started:
 def complete(*, state: str, code: str, browser: str) -> str:
     """Take what Salesforce sent the popup back with, find out who it is, and give the code for the frame.
 
+    :raises Busy: if too many of that org sign in just now; nothing is used up
     :raises SignInRefused: if this is not the popup that was started, or not a user who may come in
     """
     with every_org():
@@ -139,9 +140,13 @@ def complete(*, state: str, code: str, browser: str) -> str:
         )
     if pending is None or not hmac.compare_digest(pending.browser_hash, digest(browser)):
         raise SignInRefused("This window does not belong to a sign-in that is under way. Begin again in Salesforce.")
-    way = _way(pending)
     try:
-        user, admin_token = _identify(pending, way, code)
+        way = _way(pending)
+        with place(f"sign-in {way.base_url}", SIGN_INS_AT_ONCE):
+            user, admin_token = _identify(pending, way, code)
+    except CannotDecrypt as exc:
+        log.error("sign-in failed", org=pending.org_id, error=str(exc))
+        raise SignInRefused(f"Nobody can sign in here now: {exc.message}.") from exc
     except ApiError as exc:
         log.warning("sign-in failed", org=pending.org_id, error=str(exc))
         raise SignInRefused(f"Salesforce did not confirm who you are ({exc.message}). Begin again.") from exc
@@ -168,6 +173,10 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
             raise SignInRefused("The code was handed in twice at once. If you are not signed in now, begin again.")
         if not hmac.compare_digest(pending.code_hash, digest(code.strip().upper())):
             raise SignInRefused("This is not the code that the window shows. Type it again.")
+        try:
+            admin_token = pending.token
+        except CannotDecrypt as exc:
+            raise SignInRefused("This sign-in began before our keys were changed. Begin again.") from exc
         with transaction.atomic():
             # the draft before its sign-ins, as when it is deleted with them: another sign-in of it may end just now
             drafts = Draft.objects.select_for_update().filter(pk=pending.draft_id)
@@ -198,7 +207,7 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
             token = new_token()
             WebSession.objects.create(org=org, member=member, token_hash=digest(token))
             org.note(member.name, "signed in", f"as {member.role}")
-    return Finished(org, member, token, pending.token, pending.undo)
+    return Finished(org, member, token, admin_token, pending.undo)
 
 
 def _pending() -> Any:

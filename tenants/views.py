@@ -18,7 +18,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from connector.http import ApiError
-from tenants import access, api_tokens, connecting, doctor, installation, package, sign_in, texts
+from tenants import access, api_tokens, budget, connecting, doctor, installation, package, sign_in, texts
 from tenants.access import PageRequest, signed_in
 from tenants.broker import allowed
 from tenants.connecting import FoundChannel
@@ -79,11 +79,6 @@ def path_of(org: Org | None, current: str) -> list[Step]:
     return [Step(slug, title, done[slug], slug == current) for slug, title in STEPS.items()]
 
 
-def client_address(request: HttpRequest) -> str:
-    """Name where a request comes from, as far as the router in front of us says."""
-    return str(request.headers.get("X-Forwarded-For") or request.META.get("REMOTE_ADDR", "")).split(",")[-1].strip()
-
-
 def show_problems(form: Form, problem: SetupProblem) -> None:
     """Put each problem at the field that it belongs to, or at the top."""
     for place, words in problem.problems.items():
@@ -113,7 +108,7 @@ def start(request: PageRequest) -> HttpResponse:
     known = org_at(base_url)
     if known is not None and "anew" not in request.POST:
         return redirect("wizard", known.handle)
-    if not allowed(f"draft:{client_address(request)}", DRAFTS_AN_HOUR):
+    if not allowed(f"draft:{budget.client_address(request)}", DRAFTS_AN_HOUR):
         form.add_error(None, "Too many set-ups were begun from here within an hour. Try again later.")
         return render(request, "tenants/start.html", {"form": form})
     token = sign_in.new_token()
@@ -146,7 +141,8 @@ def draft(request: PageRequest) -> HttpResponse:
         if not access.comes_from_our_page(request):
             return _refuse(request, "The request came from another page.")
         try:
-            connecting.connect_draft(mine, **form.cleaned_data)
+            with budget.place(f"sign-in {mine.base_url}", budget.SIGN_INS_AT_ONCE):
+                connecting.connect_draft(mine, **form.cleaned_data)
         except SetupProblem as exc:
             mine.consumer_key = ""
             show_problems(form, exc)
@@ -199,7 +195,7 @@ def _refuse(request: HttpRequest, problem: str, status: int = 403) -> HttpRespon
 def _begin(request: HttpRequest, **whose: Any) -> HttpResponse:
     if not access.comes_from_our_page(request):
         return JsonResponse({"error": "The request came from another page."}, status=403)
-    if not allowed(f"sign-in:{client_address(request)}", SIGN_INS_AN_HOUR):
+    if not allowed(f"sign-in:{budget.client_address(request)}", SIGN_INS_AN_HOUR):
         return JsonResponse({"error": "Too many sign-ins from here within an hour. Try again later."}, status=429)
     begun = sign_in.begin(**whose)
     return JsonResponse(

@@ -40,12 +40,16 @@ _deadline = _Deadline()
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Bound everything that the calling thread requests inside: a login, the call, its repetition with a new token."""
-    _deadline.outer = time.monotonic() + seconds
+    """Bound everything that the calling thread requests inside: a login, the call, its repetition with a new token.
+
+    Inside another limit the one that ends first holds.
+    """
+    before = _deadline.outer
+    _deadline.outer = min(before, time.monotonic() + seconds)
     try:
         yield
     finally:
-        _deadline.outer = math.inf
+        _deadline.outer = before
 
 
 def seconds_left() -> float:

@@ -65,9 +65,9 @@ def read_transcript(client: InfobipClient, conversation: str) -> list[Line]:
     read = 0
     for page in range(MOST_PAGES):
         body = _get(client, f"{path}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
-        messages = objects_of(body, "messages")
-        read += len(messages)
-        for message in messages:
+        messages = body.get("messages")
+        read += len(messages) if isinstance(messages, list) else 0
+        for message in objects_of(body, "messages"):
             # they come in order, so one whose time cannot be read was written no earlier than the one before
             line = parse_line(message, after=lines[-1].at if lines else datetime.now(UTC))
             if line is not None:
@@ -113,7 +113,8 @@ def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
     message_id = optional_text(message, "id", most=LONGEST_ID + 1)
     inbound = message.get("direction") == "INBOUND"
     author = _AUTHORS.get(optional_text(message, "authorType", most=20) or ("CUSTOMER" if inbound else "BOT"))
-    text = conversation_line(optional_text(message, "contentType", most=100), optional_object(message, "content"))
+    kind, content = optional_text(message, "contentType", most=100), optional_object(message, "content")
+    text = conversation_line(kind, content) if kind or content else ""
     if author is None or not text or not 0 < len(message_id) <= LONGEST_ID:
         return None
     ours, theirs = ("to", "from") if inbound else ("from", "to")

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -137,13 +136,19 @@ class RestClient(ApiClient):
         super().__init__(address, allow_local=allow_local)
         self.tokens = tokens
         self.api_usage: Usage | None = None
+        self._version = ""
 
-    @cached_property
+    @property
     def version(self) -> str:
         """The version that we speak with this org: the newest that both know.
 
         :raises CustomerMustAct: if the org's newest is older than what we need
         """
+        if not self._version:
+            self._version = self._newest_version()
+        return self._version
+
+    def _newest_version(self) -> str:
         answer = self.request("GET", "/services/data/", headers={"Accept": "application/json"})
         if answer.status != 200:
             raise _error(answer)

@@ -54,6 +54,17 @@ def test_a_connection_that_is_never_made_ends_with_the_time_of_the_work(full_por
     assert (caught.value.message, caught.value.in_doubt) == ("no connection in time", False)
 
 
+def test_a_limit_inside_another_neither_lengthens_nor_ends_it(upstream: Start) -> None:
+    url = upstream(wait(5)).url
+    began = time.monotonic()
+    with time_limit(0.5):
+        with time_limit(60), pytest.raises(ServiceUnavailable):
+            request(url)
+        with pytest.raises(ServiceUnavailable, match="no time left"):
+            request(url)
+    assert time.monotonic() - began < 1.5
+
+
 @pytest.mark.parametrize(
     ("url", "hosts"),
     [

@@ -35,6 +35,7 @@ from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
         ("https://acme.scratch.my.salesforce.com", ORG_HOSTS),
         ("https://acme.my.salesforce.com", ORG_HOSTS),
         (" https://acme.my.salesforce.com \n", ORG_HOSTS),
+        ("https://api.infobip.com", INFOBIP_HOSTS),  # the shared one
         ("https://K2V9.api.infobip.com", INFOBIP_HOSTS),
         ("https://k2v9-xyz.eu.api.infobip.com", INFOBIP_HOSTS),
     ],

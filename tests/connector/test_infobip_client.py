@@ -309,6 +309,8 @@ def test_the_key_follows_no_redirect(status: int) -> None:
     [
         "https://evil.example",
         "https://infobip.com",  # no account's own address
+        "https://portal.infobip.com",  # Infobip's, but no API
+        "https://evilapi.infobip.com",
         "https://evilinfobip.com",
         "https://k2v9.api.infobip.com.evil.example",
         "https://k2v9.api.infobip.com@evil.example",

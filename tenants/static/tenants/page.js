@@ -29,7 +29,10 @@
 
   document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
   document.addEventListener("htmx:responseError", (event) => {
-    if (event.detail.xhr.status >= 500) say("Something went wrong on our side. Try again in a moment.");
+    const { status, responseText } = event.detail.xhr;
+    // who is told to wait has a sentence of the server's, and keeps what is filled in
+    const words = status === 503 && new DOMParser().parseFromString(responseText, "text/html").querySelector("p")?.textContent;
+    if (status >= 500) say(words || "Something went wrong on our side. Try again in a moment.");
   });
 
   function say(words) {

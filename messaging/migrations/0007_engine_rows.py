@@ -25,6 +25,6 @@ FORWARD = [
 
 
 class Migration(migrations.Migration):
-    dependencies = [("messaging", "0005_engine")]
+    dependencies = [("messaging", "0006_engine")]
 
     operations = [migrations.RunSQL(FORWARD, migrations.RunSQL.noop)]

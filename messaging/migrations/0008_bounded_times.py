@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("messaging", "0006_engine_rows")]
+    dependencies = [("messaging", "0007_engine_rows")]
 
     operations = [
         migrations.AddConstraint(

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("messaging", "0004_inbox"),
+        ("messaging", "0005_sessions"),
         ("tenants", "0005_api_tokens"),
     ]
 
