@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Handover, Lane, Side
+from messaging.models import Circuit, EventSubscription, Handover, Lane, Session, Upstream
 from tenants.doctor import Facts, Finding, State, register, state
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
@@ -39,8 +39,8 @@ def stream_is_read(facts: Facts) -> Iterator[Finding]:
 
 @register("Ways to the far sides")
 def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
-    opened = {each.side: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
-    for side in (Side.SALESFORCE, Side.INFOBIP):
+    opened = {each.upstream: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
+    for side in (Upstream.SALESFORCE, Upstream.INFOBIP):
         circuit = opened.get(side.value)
         yield Finding(
             f"Way to {side.label}",
@@ -56,17 +56,42 @@ def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
 
 @register("Hand-overs")
 def handovers_succeed(facts: Facts) -> Iterator[Finding]:
-    lately = Handover.objects.filter(org=facts.org, called_at__gt=timezone.now() - LATELY)
-    refused = lately.filter(state=Handover.State.REFUSED).order_by("-called_at").first()
-    if refused is None and not lately.exists():
+    lately = Handover.objects.filter(org=facts.org, called_at__gt=timezone.now() - LATELY).order_by("-called_at")
+    if not lately.exists():
         return
+    troubled = lately.exclude(problem="")
+    refused = troubled.filter(state=Handover.State.REFUSED).first()
+    other = troubled.exclude(state=Handover.State.REFUSED).first()
+    remedy = ""
+    if refused or other:
+        remedy = "The findings above usually say why."
+    if refused:
+        remedy = "Compare the body of the Call API step with the senders' step."
+    words = [f"one was refused: {refused.problem}"] if refused else []
+    words += [f"one is {other.state}, with a problem: {other.problem}"] if other else []
     yield Finding(
         "Hand-overs",
-        state(refused is None, State.WARNING),
-        f"one was refused: {refused.problem}" if refused else "all taken",
+        state(not words, State.WARNING),
+        "; ".join(words) or "all taken",
         "each call of the chatbot opens a session",
         "A refused call leaves the customer with a chatbot that says a person comes.",
-        "Compare the body of the Call API step with the senders' step." if refused else "",
+        remedy,
+    )
+
+
+@register("Sessions")
+def sessions_have_no_problem(facts: Facts) -> Iterator[Finding]:
+    lately = Session.objects.filter(org=facts.org, opened_at__gt=timezone.now() - LATELY).exclude(problem="")
+    newest = lately.order_by("-opened_at").first()
+    if newest is None:
+        return
+    yield Finding(
+        "Sessions",
+        State.WARNING,
+        f"{newest.salesforce_id}: {newest.problem}",
+        "each session is greeted, asked about and closed",
+        "Where Salesforce does not tell us that a session ended, the customer stays with the reps.",
+        "The findings above usually say why.",
     )
 
 

@@ -5,26 +5,28 @@ lazily, and shared. What cannot be read makes its checks say so; it never hides 
 its own.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.utils import timezone
+from django.utils.functional import cached_property
 
 from connector.events import UnexpectedPayload
-from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
+from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable, time_limit
 from connector.infobip.setup import ApiKey, SetupClient
-from connector.salesforce import platform_events
 from connector.salesforce.auth import AccessToken, remedy_of
+from connector.salesforce.pubsub.channel import may_subscribe
 from connector.salesforce.rest import OLDEST_VERSION, Field, Limit, RestClient, soql_text
 from tenants import connecting
 from tenants.broker import automatic_seen_at, old_secret_used_at, refusals_today
+from tenants.encryption import CannotDecrypt, unreadable
 from tenants.installation import LICENCES
 from tenants.models import Channel, Checkup, InfobipAccount, Org, SalesforceConnection, TranscriptForm
 from tenants.onboarding import SetupProblem
@@ -33,9 +35,12 @@ from tenants.tenancy import every_org, org_scope
 log = structlog.get_logger(__name__)
 
 DAY = timedelta(hours=24)
+EXAMINATION_SECONDS = 120.0  # for all calls about one org; what is left then counts as not looked at
+LONGEST_PASS_SECONDS = 50 * 60.0
 CERTIFICATE_DAYS = 30
 KEY_DAYS = 30
 SCOPES = frozenset({"api", "interaction_api"})  # of a token; what else the app needs, its login asks for
+LONGEST_SECONDS = 60.0  # of one org, while the others wait for their turn
 LEAST_LEFT = 0.1  # of an allocation
 TYPE_LENGTH, PAYLOAD_LENGTH = 36, 32_768  # what the fields must hold at least
 
@@ -73,9 +78,18 @@ class Facts:
         self._keys: dict[int, list[ApiKey]] = {}
 
     @cached_property
+    def _login(self) -> AccessToken | ApiError:
+        try:
+            return connecting.log_in(self.way)
+        except ApiError as exc:
+            return exc
+
+    @property
     def token(self) -> AccessToken:
-        """What a login of now gives."""
-        return connecting.log_in(self.way)
+        """What a login of now gives. There is one: where it is refused, or hangs, so would be the next check's."""
+        if isinstance(self._login, ApiError):
+            raise self._login.with_traceback(None)
+        return self._login
 
     @property
     def organization(self) -> str:
@@ -154,13 +168,12 @@ class Facts:
         found = self.rest.describe(event)
         return None if found is None else {each.name: each for each in found}
 
-    @cached_property
-    def infobip(self) -> dict[int, SetupClient]:
-        return {account.pk: connecting.infobip_setup(account) for account in self.accounts}
+    def infobip(self, account: InfobipAccount) -> SetupClient:
+        return connecting.infobip_setup(account)
 
     def may_read(self, event: str) -> bool | None:
         """Whether the integration user may read an event's stream; None: there is none."""
-        return platform_events.may_subscribe(
+        return may_subscribe(
             self.way.pubsub_endpoint or settings.SALESFORCE_PUBSUB_ENDPOINT,
             f"/event/{event}",
             self.organization,
@@ -171,7 +184,7 @@ class Facts:
     def own_keys(self, account: InfobipAccount) -> list[ApiKey]:
         """What an account tells of the key that we use."""
         if account.pk not in self._keys:
-            enabled = [key for key in self.infobip[account.pk].api_keys() if key.enabled]
+            enabled = [key for key in self.infobip(account).api_keys() if key.enabled]
             # Infobip may keep the keys' secrets to itself: then only a single one is certainly ours
             ours = [key for key in enabled if key.ours] or (enabled if len(enabled) == 1 else [])
             self._keys[account.pk] = ours
@@ -215,8 +228,8 @@ def register_for_accounts(title: str) -> Callable[[AccountCheck], AccountCheck]:
 
 
 def examine(org: Org) -> list[Finding]:
-    """Make all checks, and keep what was found."""
-    with org_scope(org.pk):
+    """Make all checks, and keep what was found; what has not answered by ``LONGEST_SECONDS`` counts as not answering."""
+    with org_scope(org.pk), time_limit(LONGEST_SECONDS):
         facts = Facts(org)
         findings = [finding for title, check in checks.items() for finding in _look(title, check, facts)]
         kept = [asdict(each) for each in findings]
@@ -226,16 +239,25 @@ def examine(org: Org) -> list[Finding]:
 
 
 def examine_due() -> int:
-    """Examine the connected orgs that were not within a day; one that fails costs no other. Gives how many there were."""
+    """Examine the connected orgs that were not within a day; one that fails costs no other. Gives how many there were.
+
+    One at a time and each within a time limit; those that are left when the hour is over are examined in the next one.
+    """
+    until = time.monotonic() + LONGEST_PASS_SECONDS
     with every_org():
-        connected = Org.objects.select_related("salesforce").filter(disconnected_at=None, salesforce__isnull=False)
-        orgs = list(connected.exclude(checkup__at__gt=timezone.now() - DAY))
-    for org in orgs:
+        connected = Org.objects.filter(disconnected_at=None, salesforce__isnull=False)
+        ids = list(connected.exclude(checkup__at__gt=timezone.now() - DAY).order_by("?").values_list("pk", flat=True))
+    for org_id in ids:
+        if time.monotonic() > until:
+            break
         try:
-            examine(org)
+            with every_org():
+                org = Org.objects.get(pk=org_id)
+            with time_limit(EXAMINATION_SECONDS):
+                examine(org)
         except Exception:  # whatever is wrong with one org, the others are looked at
-            log.exception("examination failed", org=org.pk)
-    return len(orgs)
+            log.exception("examination failed", org=org_id)
+    return len(ids)
 
 
 def _look(title: str, check: Check, facts: Facts) -> Iterator[Finding]:
@@ -256,6 +278,27 @@ def state(good: bool, otherwise: State = State.BAD) -> State:
     return State.GOOD if good else otherwise
 
 
+# here
+
+
+@register("Stored credentials")
+def credentials_can_be_read(facts: Facts) -> Iterator[Finding]:
+    rows = [("the Salesforce connection", facts.way), *((f"Infobip account {each.name}", each) for each in facts.accounts)]
+    lost = [f"{credential} of {owner}" for owner, row in rows for credential in unreadable(row)]
+    yield Finding(
+        "Stored credentials",
+        state(not lost),
+        f"cannot be decrypted: {'; '.join(lost)}" if lost else "all can be decrypted",
+        "a key in FIELD_ENCRYPTION_KEYS for each",
+        "They are kept encrypted, and what needs one that no key fits does not work.",
+        "Let an operator put the key that wrote it back into FIELD_ENCRYPTION_KEYS, or make it anew: a key pair under "
+        "“Connect your org” (by “Connect again” where nobody can sign in), API key and secret under “Add Infobip "
+        "accounts”, a hand-over token under “Select senders”."
+        if lost
+        else "",
+    )
+
+
 # Salesforce: the way in
 
 
@@ -268,6 +311,8 @@ def login_works(facts: Facts) -> Iterator[Finding]:
         facts.token  # noqa: B018
     except AuthenticationFailed as exc:
         yield Finding(title, State.BAD, exc.message, expected, why, remedy_of(exc), link)
+    except CannotDecrypt:
+        raise  # not Salesforce's doing
     except ApiError as exc:
         remedy = "If it stays so, check the address of My Domain, and Salesforce's status page."
         yield Finding(title, State.BAD, exc.message, expected, why, remedy)
@@ -837,7 +882,7 @@ def key_works(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
     title = f"API key of {account.name}"
     why = "Without it reps cannot answer."
     try:
-        probe = facts.infobip[account.pk].probe_scopes()
+        probe = facts.infobip(account).probe_scopes()
     except AuthenticationFailed as exc:
         remedy = "It was disabled, has expired, or may be used from other addresses only. Enter another one."
         yield Finding(title, State.BAD, exc.message, "accepted", why, remedy)
@@ -906,7 +951,7 @@ def _is_among(address: str, allowed: Iterable[str]) -> bool:
 
 @register_for_accounts("Subscription to WhatsApp events")
 def events_come_to_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
-    client = facts.infobip[account.pk]
+    client = facts.infobip(account)
     subscriptions = client.subscriptions("WHATSAPP")
     profiles = {name: client.profile(name) for name in sorted({each.profile_id for each in subscriptions})}
     reaching = {
@@ -970,7 +1015,7 @@ def senders_are_chosen(facts: Facts) -> Iterator[Finding]:
 @register_for_accounts("Forwarding of the senders")
 def numbers_follow_subscription(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
     for sender in account.senders.order_by("number"):
-        ways = facts.infobip[account.pk].inbound_configurations(sender.number)
+        ways = facts.infobip(account).inbound_configurations(sender.number)
         bypass = [each for each in ways if each.bypasses_subscription and not each.keyword]
         by_keyword = [each.keyword for each in ways if each.bypasses_subscription and each.keyword]
         good = not bypass and not by_keyword
@@ -994,7 +1039,7 @@ def senders_are_connected(facts: Facts, account: InfobipAccount) -> Iterator[Fin
     numbers = list(account.senders.values_list("number", flat=True))
     if not numbers:
         return
-    for number, quality in facts.infobip[account.pk].qualities(numbers).items():
+    for number, quality in facts.infobip(account).qualities(numbers).items():
         good = quality.status in ("CONNECTED", "UNKNOWN", "")
         yield Finding(
             f"State of +{number} at WhatsApp",
@@ -1010,7 +1055,7 @@ def senders_are_connected(facts: Facts, account: InfobipAccount) -> Iterator[Fin
 def chatbots_tell_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
     if not account.senders.filter(chatbot_first=True).exists():
         return
-    mine = facts.infobip[account.pk].subscriptions("CUSTOMER_ENGAGEMENT")
+    mine = facts.infobip(account).subscriptions("CUSTOMER_ENGAGEMENT")
     good = any("CONVERSATION_MESSAGE_RECEIVED" in each.events for each in mine)
     yield Finding(
         f"Chatbot conversations of {account.name}",

@@ -232,11 +232,11 @@ def test_once_a_day_is_enough_and_one_failure_costs_no_other(
 
 def test_beat_lets_the_doctor_look(acme: Company) -> None:
     acme.edit("MessagingChannel.IsActive", False)
-    tasks.examine_orgs()
+    tasks.run_doctor()
     with every_org():
         kept = Checkup.objects.get(org=acme.org)
     assert [each["title"] for each in kept.findings if each["state"] == "bad"] == ["WhatsApp is active"]
-    assert tasks.examine_orgs.name in {each["task"] for each in app.conf.beat_schedule.values()}
+    assert tasks.run_doctor.name in {each["task"] for each in app.conf.beat_schedule.values()}
 
 
 # what is shown of it

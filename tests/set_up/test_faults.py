@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Side
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Upstream
 from sandbox import rest
 from tenants import broker, connecting, doctor
 from tenants.doctor import State
@@ -163,7 +163,7 @@ def forget_stream(company: Company, patch: Patch) -> None:
 
 def open_circuit(company: Company, patch: Patch) -> None:
     with every_org():
-        Circuit.objects.create(org=company.org, side=Side.INFOBIP, opened_at=timezone.now())
+        Circuit.objects.create(org=company.org, upstream=Upstream.INFOBIP, endpoint_id=1, opened_at=timezone.now())
 
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
