@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -97,6 +98,18 @@ def test_a_stall_counts_for_all_that_should_have_been_sent_meanwhile() -> None:
     sent = send(Door(pause=stall), count=100, rate=100)
     assert sent.statuses == {"200": 100}
     assert len([latency for latency in sent.latencies if latency > 0.1]) >= 30  # not only the one that came first
+
+
+def test_what_is_sent_late_counts_from_the_time_that_was_intended() -> None:
+    async def run() -> Sent:
+        async with opened(Door()) as company:
+            sender = Sender(Job(targets_of([company], 10, among=[company]), count=100, first=1, rate=100))
+            asyncio.get_running_loop().call_later(0.3, time.sleep, 0.5)  # the machine is busy with something else
+            return await sender.run()
+
+    sent = asyncio.run(run())
+    assert len([latency for latency in sent.latencies if latency > 0.1]) >= 30
+    assert [after - before for before, after in pairwise(sent.intended)] == pytest.approx([0.01] * 99, abs=1e-5)
 
 
 def test_as_fast_as_it_is_taken_means_so_many_at_once_and_no_more() -> None:
