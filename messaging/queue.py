@@ -141,28 +141,7 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
     for message in messages:
         ranks[message.lane_id] += 1
         endpoints[message.lane_id] = message.endpoint_id
-        rows.append(
-            {
-                "lane_id": message.lane_id,
-                "rank": ranks[message.lane_id],
-                "org_id": message.org_id,
-                "conversation_id": message.conversation_id,
-                "direction": message.direction.value,
-                "channel_id": message.channel_id,
-                "sender_id": message.sender_id,
-                "uuid": message.uuid,
-                "source_entry": message.source_entry[:250],
-                "part": message.part,
-                "text": message.text,
-                "written_at": message.written_at,
-                "late": message.late,
-                "status": Status.FAILED if message.failure else Status.PENDING,
-                "error": message.failure[:300],
-                "ours": message.ours,
-                "template": message.template,
-                "routing_attributes": message.routing_attributes,
-            }
-        )
+        rows.append(_row(message, rank=ranks[message.lane_id]))
     # as JSON, which the driver writes faster than as many arrays; and the ids beside it, without which the planner, who
     # cannot see how few rows it holds, reads every lane
     query(
@@ -195,6 +174,29 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
             records(rows),
         ],
     )
+
+
+def _row(message: NewMessage, *, rank: int) -> dict[str, object]:
+    return {
+        "lane_id": message.lane_id,
+        "rank": rank,
+        "org_id": message.org_id,
+        "conversation_id": message.conversation_id,
+        "direction": message.direction.value,
+        "channel_id": message.channel_id,
+        "sender_id": message.sender_id,
+        "uuid": message.uuid,
+        "source_entry": message.source_entry[:250],
+        "part": message.part,
+        "text": message.text,
+        "written_at": message.written_at,
+        "late": message.late,
+        "status": Status.FAILED if message.failure else Status.PENDING,
+        "error": message.failure[:300],
+        "ours": message.ours,
+        "template": message.template,
+        "routing_attributes": message.routing_attributes,
+    }
 
 
 def append_own(
