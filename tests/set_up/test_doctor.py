@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
@@ -228,6 +229,17 @@ def test_once_a_day_is_enough_and_one_failure_costs_no_other(
     seen.clear()
     doctor.examine_due()
     assert seen == [acme.org.pk]
+
+
+def test_credentials_that_no_key_fits_keep_nobody_else_from_being_examined(
+    acme: Company, rival: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "checks", {})
+    with every_org(), connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_salesforceconnection SET private_key = 'not ours' WHERE org_id = %s", [acme.org.pk])
+    doctor.examine_due()
+    with every_org():
+        assert Checkup.objects.filter(org=rival.org).exists()
 
 
 def test_beat_lets_the_doctor_look(acme: Company) -> None:
