@@ -1,86 +1,107 @@
-"""What the doctor looks at in messaging: the stream, the way of messages to both far sides."""
+"""What the doctor checks in messaging: the event stream, the connections to both platforms, and what waits."""
 
 from collections.abc import Iterator
 from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Handover, Lane, Side
-from tenants.doctor import Facts, Finding, State, register, state
+from messaging.models import Circuit, EventSubscription, Handover, Side
+from messaging.query import query
+from tenants.doctor import OrgSnapshot, Seen, State, check
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
 LONGEST_WAITING = timedelta(minutes=15)
 LATELY = timedelta(days=7)
+MOST_COUNTED = 1_000
 
 
-@register("Event stream")
-def stream_is_read(facts: Facts) -> Iterator[Finding]:
-    streams = list(EventSubscription.objects.filter(org=facts.org).order_by("topic"))
+@check(
+    "Event stream",
+    title="Event stream {of}",
+    expected="open",
+    why="Reps' messages leave Salesforce through it. They wait there for up to 72 hours.",
+    remedy="Check the login and the event's permissions above. The stream is opened again automatically.",
+)
+def stream_is_read(org: OrgSnapshot) -> Iterator[Seen]:
+    streams = list(EventSubscription.objects.filter(org=org.org).order_by("topic"))
     if not streams:
-        remedy = (
-            "" if not facts.channels else "It begins within seconds; look again. If not, our subscriber process is down."
-        )
-        yield Finding(
-            "Event stream", State.WARNING, "not read yet", "an open stream", "By it reps' messages leave.", remedy
-        )
+        remedy = "It opens within seconds of the set-up; run the checks again. If it does not, contact support."
+        yield Seen(title="Event stream", ok=False, otherwise=State.WARNING, found="not opened yet", remedy=remedy)
     for stream in streams:
         silent = timezone.now() - (stream.last_answer_at or stream.since) > SILENCE
-        yield Finding(
-            f"Event stream {stream.topic}",
-            state(not stream.problem and not silent),
-            stream.problem or ("silent for more than ten minutes" if silent else "open"),
-            "an open stream",
-            "By it reps' messages leave Salesforce; they wait there for up to 72 hours.",
-            ""
-            if not stream.problem and not silent
-            else "Check the login and the event's permissions above; it is opened again by itself.",
-        )
+        found = stream.problem or ("silent for more than ten minutes" if silent else "open")
+        yield Seen(of=stream.topic, ok=not stream.problem and not silent, found=found)
 
 
-@register("Ways to the far sides")
-def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
-    opened = {each.side: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
+@check(
+    "Connections",
+    title="Connection to {of}",
+    expected="calls that succeed",
+    why="While all calls fail, messages wait. They are sent in order afterwards.",
+    remedy="See the other findings. We try again every ten seconds, and continue once a call succeeds.",
+)
+def circuits_are_closed(org: OrgSnapshot) -> Iterator[Seen]:
+    opened = {each.side: each for each in Circuit.objects.filter(org=org.org, opened_at__isnull=False)}
     for side in (Side.SALESFORCE, Side.INFOBIP):
         circuit = opened.get(side.value)
-        yield Finding(
-            f"Way to {side.label}",
-            state(circuit is None),
-            "works" if circuit is None else f"failing since {circuit.opened_at:%H:%M} UTC",
-            "calls that succeed",
-            "While it fails for everybody, messages wait and are sent in order afterwards.",
-            ""
-            if circuit is None
-            else "Look at the findings above; a probe every ten seconds finds out when it works again.",
-        )
+        found = "works" if circuit is None else f"failing since {circuit.opened_at:%H:%M} UTC"
+        yield Seen(of=str(side.label), ok=circuit is None, found=found)
 
 
-@register("Hand-overs")
-def handovers_succeed(facts: Facts) -> Iterator[Finding]:
-    lately = Handover.objects.filter(org=facts.org, called_at__gt=timezone.now() - LATELY)
-    refused = lately.filter(state=Handover.State.REFUSED).order_by("-called_at").first()
-    if refused is None and not lately.exists():
+@check(
+    "Hand-overs",
+    expected="a session for each call of the chatbot",
+    why="After a refused call, the customer waits for a person whom nobody has told.",
+    remedy="Compare the body of the Call API element with the one under “Select senders”.",
+    otherwise=State.WARNING,
+)
+def handovers_succeed(org: OrgSnapshot) -> Iterator[Seen]:
+    since = timezone.now() - LATELY
+    if not Handover.objects.filter(org=org.org, called_at__gt=since).exists():
         return
-    yield Finding(
-        "Hand-overs",
-        state(refused is None, State.WARNING),
-        f"one was refused: {refused.problem}" if refused else "all taken",
-        "each call of the chatbot opens a session",
-        "A refused call leaves the customer with a chatbot that says a person comes.",
-        "Compare the body of the Call API step with the senders' step." if refused else "",
+    refused = query(  # by the index of those with a problem
+        """SELECT problem FROM messaging_handover
+           WHERE org_id = %s AND called_at > %s AND problem <> '' AND state = 'refused' ORDER BY called_at DESC LIMIT 1""",
+        [org.org.pk, since],
     )
+    under_way = Handover.objects.filter(org=org.org, due_at__isnull=False, state__in=["called", "reading"])
+    stuck = under_way.filter(called_at__lt=timezone.now() - LONGEST_WAITING).order_by("called_at").first()
+    if refused:
+        yield Seen(ok=False, found=f"one was refused: {refused[0][0]}")
+    elif stuck is not None:
+        remedy = "Its transcript cannot be read or delivered. The other findings usually show the reason."
+        yield Seen(ok=False, found=f"one has been under way since {stuck.called_at:%d %B, %H:%M} UTC", remedy=remedy)
+    else:
+        yield Seen(ok=True, found="none refused")
 
 
-@register("Messages that wait")
-def nothing_waits_long(facts: Facts) -> Iterator[Finding]:
-    horizon = timezone.now() - LONGEST_WAITING
-    stuck = (
-        Lane.objects.filter(org=facts.org, messages__status="pending", messages__created_at__lt=horizon).distinct().count()
+@check(
+    "Waiting messages",
+    expected="none for more than 15 minutes",
+    why="They are sent again automatically, for up to 72 hours.",
+    remedy="The other findings usually show the reason.",
+    otherwise=State.WARNING,
+)
+def nothing_waits_long(org: OrgSnapshot) -> Iterator[Seen]:
+    waiting = conversations_that_wait(org.org.pk, LONGEST_WAITING)
+    number = f"{MOST_COUNTED:,} or more" if waiting == MOST_COUNTED else f"{waiting}"
+    found = f"{number} {'conversation waits' if waiting == 1 else 'conversations wait'} for more than 15 minutes"
+    yield Seen(ok=not waiting, found=found if waiting else "none for long")
+
+
+def conversations_that_wait(org_id: int, longer_than: timedelta) -> int:
+    """Count the lanes whose next message has waited so long, up to ``MOST_COUNTED``.
+
+    From the lanes that are due to the first message of each, so that it costs by what waits, not by what is stored.
+    """
+    ((count,),) = query(
+        """SELECT count(*) FROM (
+               SELECT FROM messaging_lane lane
+               CROSS JOIN LATERAL (
+                   SELECT created_at FROM messaging_message
+                   WHERE lane_id = lane.id AND status = 'pending' ORDER BY position LIMIT 1) AS head
+               WHERE lane.org_id = %s AND lane.due_at IS NOT NULL AND head.created_at < clock_timestamp() - %s
+               LIMIT %s) AS stuck""",
+        [org_id, longer_than, MOST_COUNTED],
     )
-    yield Finding(
-        "Messages that wait",
-        state(not stuck, State.WARNING),
-        f"{stuck} conversations wait for more than 15 minutes" if stuck else "none for long",
-        "none for more than 15 minutes",
-        "They are tried again by themselves, for up to 72 hours.",
-        "The findings above usually say why." if stuck else "",
-    )
+    return int(count)

@@ -103,7 +103,10 @@ class ReceivedEvent(models.Model):
                 condition=Q(account__isnull=False) ^ Q(subscription__isnull=False), name="arrival_has_one_source"
             ),
         ]
-        indexes = [models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem")]
+        indexes = [
+            models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem"),
+            models.Index(fields=["-id"], condition=~Q(problem=""), name="arrival_problem_newest"),
+        ]
 
     def __str__(self) -> str:
         return self.key
@@ -130,6 +133,10 @@ class Conversation(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel", "subject"], name="conversation_of_end_user")]
+        indexes = [
+            models.Index(fields=["org", "-id"], name="conversation_newest"),
+            models.Index(fields=["identifier"], name="conversation_identifier"),
+        ]
 
     def __str__(self) -> str:
         return f"conversation {self.pk}"
@@ -147,6 +154,10 @@ class Address(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel", "address"], name="address_on_channel")]
+        indexes = [
+            models.Index(fields=["address"], name="address_anywhere"),
+            models.Index(fields=["conversation"], name="address_of_conversation"),
+        ]
 
     def __str__(self) -> str:
         return f"address {self.pk}"
@@ -249,6 +260,8 @@ class Message(models.Model):
                 name="message_to_tell",
             ),
             models.Index(fields=["org", "-created_at"], name="message_newest"),
+            models.Index(fields=["-id"], condition=Q(status="failed"), name="message_failed_newest"),
+            models.Index(fields=["org", "-id"], condition=Q(status="failed"), name="message_failed_of_org"),
         ]
 
     def __str__(self) -> str:
@@ -278,6 +291,8 @@ class Session(models.Model):
         indexes = [
             models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="session_due"),
             models.Index(fields=["conversation", "-opened_at"], name="session_newest"),
+            models.Index(fields=["org", "-opened_at"], name="session_of_org_newest"),
+            models.Index(fields=["salesforce_id"], name="session_anywhere"),
         ]
 
     def __str__(self) -> str:
@@ -299,7 +314,7 @@ class ChatbotMessage(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "account", "infobip_id"], name="chatbot_message_once")]
         indexes = [
-            models.Index(fields=["account", "infobip_conversation", "-at"], name="chatbot_message_newest"),
+            models.Index(fields=["infobip_conversation", "account", "-at"], name="chatbot_message_newest"),
             models.Index(fields=["at"], name="chatbot_message_age"),
         ]
 
@@ -349,7 +364,13 @@ class Handover(models.Model):
                 name="handover_under_way_once",
             )
         ]
-        indexes = [models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="handover_due")]
+        indexes = [
+            models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="handover_due"),
+            models.Index(fields=["org", "-called_at"], name="handover_newest"),
+            models.Index(fields=["infobip_conversation"], name="handover_anywhere"),
+            models.Index(fields=["org", "-called_at"], condition=~Q(problem=""), name="handover_with_problem"),
+            models.Index(fields=["-id"], condition=~Q(problem=""), name="handover_problem_newest"),
+        ]
 
     def __str__(self) -> str:
         return f"hand-over {self.pk}"

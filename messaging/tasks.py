@@ -48,8 +48,8 @@ def forget_old_arrivals(**_: Any) -> None:
 
 @shared_task(ignore_result=True)
 def examine_orgs(**_: Any) -> None:
-    """Let the doctor look at the orgs whose day is over."""
-    doctor.examine_due()
+    """Run the checks of the orgs whose day is over."""
+    doctor.run_due_checks()
 
 
 @shared_task(ignore_result=True)
