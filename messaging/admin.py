@@ -25,7 +25,7 @@ class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # Django's 
     extra = 0
     can_delete = False
     readonly_fields = ["started_at", "ended_at", "outcome", "status", "code", "detail", "request_id"]
-    exclude = ["org", "lease_id"]
+    exclude = ["org"]
     ordering = ["id"]
 
     def has_add_permission(self, *_: Any) -> bool:
@@ -34,7 +34,7 @@ class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # Django's 
 
 @admin.register(Message)
 class MessageAdmin(Ledger):
-    list_display = ["uuid", "org", "direction", "status", "told", "tries", "error", "created_at"]
+    list_display = ["uuid", "org", "direction", "status", "reported", "tries", "error", "created_at"]
     list_filter = [
         indexed_filter(
             waiting=Indexed("status = 'pending'", ["lane", "position"]), failed=Indexed("status = 'failed'", ["-id"])
@@ -70,8 +70,23 @@ class ConversationAdmin(Ledger):
 
 @admin.register(Session)
 class SessionAdmin(Ledger):
-    list_display = ["salesforce_id", "org", "state", "opened_at", "joined_at", "greeted_at", "ended_at", "due_at"]
-    list_filter = [indexed_filter(open=Indexed("due_at IS NOT NULL", ["due_at"]))]
+    list_display = [
+        "salesforce_id",
+        "org",
+        "state",
+        "problem",
+        "opened_at",
+        "joined_at",
+        "greeted_at",
+        "ended_at",
+        "due_at",
+    ]
+    list_filter = [
+        indexed_filter(
+            due=Indexed("due_at IS NOT NULL", ["org", "due_at"]),
+            with_a_problem=Indexed("problem <> ''", ["org", "-opened_at"]),
+        )
+    ]
     search_fields = ["salesforce_id"]
     newest_of_org = "-opened_at"
 
@@ -81,8 +96,8 @@ class HandoverAdmin(Ledger):
     list_display = ["id", "org", "state", "problem", "lines", "called_at", "complete_at", "ended_at", "due_at"]
     list_filter = [
         indexed_filter(
-            under_way=Indexed("due_at IS NOT NULL", ["due_at"]),
-            with_a_problem=Indexed("problem <> ''", ["-id"], of_org=["-called_at"]),
+            due=Indexed("due_at IS NOT NULL", ["org", "due_at"]),
+            with_a_problem=Indexed("problem <> ''", ["org", "-called_at"]),
         )
     ]
     search_fields = ["infobip_conversation"]
@@ -92,14 +107,19 @@ class HandoverAdmin(Ledger):
 
 @admin.register(Circuit)
 class CircuitAdmin(ReadOnly):
-    list_display = ["side", "org", "failures", "opened_at", "probe_at", "last_success_at"]
+    list_display = ["upstream", "endpoint_id", "org", "failures", "opened_at", "probe_at", "last_success_at"]
     list_filter = [("opened_at", admin.EmptyFieldListFilter)]
 
 
 @admin.register(Lane)
 class LaneAdmin(Ledger):
-    list_display = ["id", "org", "direction", "due_at", "retry_at", "failures", "leased_until"]
-    list_filter = [indexed_filter(due=Indexed("due_at IS NOT NULL", ["org", "direction", "due_at"]))]
+    list_display = ["id", "org", "direction", "due_at", "retry_at", "failures", "holder"]
+    list_filter = [
+        indexed_filter(
+            due=Indexed("due_at IS NOT NULL AND holder IS NULL", ["org", "direction", "endpoint_id", "due_at"]),
+            held=Indexed("holder IS NOT NULL", ["holder"]),
+        )
+    ]
     search_fields = ["id", "conversation"]
     newest_of_org = "conversation"
     shown_of_org = "&state=due"

@@ -1,11 +1,11 @@
 """What the doctor checks in messaging: the event stream, the connections to both platforms, and what waits."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Handover, Side
+from messaging.models import Circuit, EventSubscription, Handover, Upstream
 from messaging.query import query
 from tenants.doctor import OrgSnapshot, Seen, State, check
 
@@ -41,11 +41,16 @@ def stream_is_read(org: OrgSnapshot) -> Iterator[Seen]:
     remedy="See the other findings. We try again every ten seconds, and continue once a call succeeds.",
 )
 def circuits_are_closed(org: OrgSnapshot) -> Iterator[Seen]:
-    opened = {each.side: each for each in Circuit.objects.filter(org=org.org, opened_at__isnull=False)}
-    for side in (Side.SALESFORCE, Side.INFOBIP):
-        circuit = opened.get(side.value)
-        found = "works" if circuit is None else f"failing since {circuit.opened_at:%H:%M} UTC"
-        yield Seen(of=str(side.label), ok=circuit is None, found=found)
+    named = {(Upstream.SALESFORCE, each.pk): each.name for each in org.channels}
+    named |= {(Upstream.INFOBIP, each.pk): each.name for each in org.accounts}
+    opened = list(Circuit.objects.filter(org=org.org, opened_at__isnull=False).order_by("opened_at"))
+    for upstream in (Upstream.SALESFORCE, Upstream.INFOBIP):
+        failing = [
+            f"{named.get((upstream, each.endpoint_id), 'one of them')} since {each.opened_at:%H:%M} UTC"
+            for each in opened
+            if each.upstream == upstream
+        ]
+        yield Seen(of=str(upstream.label), ok=not failing, found=f"fails for {', '.join(failing)}" if failing else "works")
 
 
 @check(
@@ -59,20 +64,38 @@ def handovers_succeed(org: OrgSnapshot) -> Iterator[Seen]:
     since = timezone.now() - LATELY
     if not Handover.objects.filter(org=org.org, called_at__gt=since).exists():
         return
-    refused = query(  # by the index of those with a problem
-        """SELECT problem FROM messaging_handover
-           WHERE org_id = %s AND called_at > %s AND problem <> '' AND state = 'refused' ORDER BY called_at DESC LIMIT 1""",
+    troubled = _with_problem("messaging_handover", "called_at", org, since)
+    refused = next((problem for state, problem in troubled if state == Handover.State.REFUSED), "")
+    other = next(((state, problem) for state, problem in troubled if state != Handover.State.REFUSED), None)
+    words = [f"one was refused: {refused}"] if refused else []
+    words += [f"one is {other[0]}, with a problem: {other[1]}"] if other else []
+    remedy = "" if refused else "The other findings usually show the reason."
+    yield Seen(ok=not words, found="; ".join(words) or "none refused", remedy=remedy)
+
+
+@check(
+    "Sessions",
+    expected="each session is greeted, checked and closed",
+    why="If Salesforce does not tell us that a session has ended, the customer is not returned to the chatbot.",
+    remedy="The other findings usually show the reason.",
+    otherwise=State.WARNING,
+)
+def sessions_have_no_problem(org: OrgSnapshot) -> Iterator[Seen]:
+    for session, problem in _with_problem(
+        "messaging_session", "opened_at", org, timezone.now() - LATELY, column="salesforce_id"
+    )[:1]:
+        yield Seen(ok=False, found=f"{session}: {problem}")
+
+
+def _with_problem(
+    table: str, since_column: str, org: OrgSnapshot, since: datetime, *, column: str = "state"
+) -> list[tuple[str, str]]:
+    """Read an org's newest rows with a problem, by the index that holds no others: hence the condition is spelt out."""
+    return query(
+        f"""SELECT {column}, problem FROM {table}
+            WHERE org_id = %s AND {since_column} > %s AND problem <> '' ORDER BY {since_column} DESC LIMIT 50""",
         [org.org.pk, since],
     )
-    under_way = Handover.objects.filter(org=org.org, due_at__isnull=False, state__in=["called", "reading"])
-    stuck = under_way.filter(called_at__lt=timezone.now() - LONGEST_WAITING).order_by("called_at").first()
-    if refused:
-        yield Seen(ok=False, found=f"one was refused: {refused[0][0]}")
-    elif stuck is not None:
-        remedy = "Its transcript cannot be read or delivered. The other findings usually show the reason."
-        yield Seen(ok=False, found=f"one has been under way since {stuck.called_at:%d %B, %H:%M} UTC", remedy=remedy)
-    else:
-        yield Seen(ok=True, found="none refused")
 
 
 @check(
@@ -92,16 +115,19 @@ def nothing_waits_long(org: OrgSnapshot) -> Iterator[Seen]:
 def conversations_that_wait(org_id: int, longer_than: timedelta) -> int:
     """Count the lanes whose next message has waited so long, up to ``MOST_COUNTED``.
 
-    From the lanes that are due to the first message of each, so that it costs by what waits, not by what is stored.
+    From the lanes that are due or held to the first message of each, so that it costs by what waits, not by what is stored.
     """
     ((count,),) = query(
         """SELECT count(*) FROM (
-               SELECT FROM messaging_lane lane
+               SELECT FROM (
+                   SELECT id FROM messaging_lane WHERE org_id = %s AND due_at IS NOT NULL AND holder IS NULL
+                   UNION ALL
+                   SELECT id FROM messaging_lane WHERE org_id = %s AND holder IS NOT NULL) AS lane
                CROSS JOIN LATERAL (
                    SELECT created_at FROM messaging_message
                    WHERE lane_id = lane.id AND status = 'pending' ORDER BY position LIMIT 1) AS head
-               WHERE lane.org_id = %s AND lane.due_at IS NOT NULL AND head.created_at < clock_timestamp() - %s
+               WHERE head.created_at < clock_timestamp() - %s
                LIMIT %s) AS stuck""",
-        [org_id, longer_than, MOST_COUNTED],
+        [org_id, org_id, longer_than, MOST_COUNTED],
     )
     return int(count)

@@ -35,7 +35,7 @@ def account_is_there(org: OrgSnapshot) -> Iterator[Seen]:
 )
 def key_works(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
     try:
-        probe = org.infobip[account.pk].probe_scopes()
+        probe = org.infobip(account).probe_scopes()
     except AuthenticationFailed as exc:
         remedy = "It is disabled, has expired, or may not be used from our addresses. Enter a valid key."
         yield Seen(of=account.name, ok=False, found=exc.message, expected="accepted", remedy=remedy)
@@ -98,7 +98,7 @@ def _is_among(address: str, allowed: Iterable[str]) -> bool:
 
 @account_check("Subscription to WhatsApp events", title="Subscription of {of}")
 def events_come_to_us(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
-    client = org.infobip[account.pk]
+    client = org.infobip(account)
     subscriptions = client.subscriptions("WHATSAPP")
     profiles = {name: client.profile(name) for name in sorted({each.profile_id for each in subscriptions})}
     reaching = {
@@ -158,7 +158,7 @@ def events_come_to_us(org: OrgSnapshot, account: InfobipAccount) -> Iterator[See
 def chatbots_tell_us(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
     if not org.has_chatbot(account):
         return
-    mine = org.infobip[account.pk].subscriptions("CUSTOMER_ENGAGEMENT")
+    mine = org.infobip(account).subscriptions("CUSTOMER_ENGAGEMENT")
     subscribed = any("CONVERSATION_MESSAGE_RECEIVED" in each.events for each in mine)
     found = "found" if subscribed else "no subscription to conversation messages"
     yield Seen(of=account.name, ok=subscribed, found=found, fix="subscribe", about=str(account.uuid))

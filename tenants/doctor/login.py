@@ -9,11 +9,29 @@ from connector.salesforce.rest import OLDEST_VERSION
 from tenants import connecting
 from tenants.doctor.checks import Seen, State, check
 from tenants.doctor.snapshot import OrgSnapshot
+from tenants.encryption import CannotDecrypt, unreadable
 
 CERTIFICATE_DAYS = 30
 SCOPES = frozenset({"api", "interaction_api"})  # of a token; what else the app needs, its login asks for
 LEAST_LEFT = 0.1  # of an allocation
 APP = "ManageExternalClientApplication/home"
+
+
+@check(
+    "Stored credentials",
+    expected="all can be decrypted",
+    why="Credentials are stored encrypted. What needs one that cannot be decrypted does not work.",
+    remedy="Ask your operator to restore the key that encrypted it to FIELD_ENCRYPTION_KEYS. Or create it anew: a key pair "
+    "under “Connect your org” (through “Connect again” if nobody can sign in), an API key or a webhook secret under “Add "
+    "Infobip accounts”, a hand-over token under “Select senders”.",
+)
+def credentials_can_be_read(org: OrgSnapshot) -> Iterator[Seen]:
+    rows = [
+        ("the Salesforce connection", org.connection),
+        *((f"Infobip account {each.name}", each) for each in org.accounts),
+    ]
+    lost = [f"{credential} of {owner}" for owner, row in rows for credential in unreadable(row)]
+    yield Seen(ok=not lost, found=f"cannot be decrypted: {'; '.join(lost)}" if lost else "all can be decrypted")
 
 
 @check(
@@ -26,6 +44,8 @@ def login_works(org: OrgSnapshot) -> Iterator[Seen]:
         org.token  # noqa: B018
     except AuthenticationFailed as exc:
         yield Seen(ok=False, found=exc.message, remedy=remedy_of(exc), page=APP)
+    except CannotDecrypt:
+        raise  # not Salesforce's doing
     except ApiError as exc:
         remedy = "If this continues, check the My Domain URL, and the status of your org on status.salesforce.com."
         yield Seen(ok=False, found=exc.message, remedy=remedy)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from tenants.doctor.checks import Seen, State, account_check, check
 from tenants.doctor.snapshot import OrgSnapshot
+from tenants.encryption import readable
 from tenants.models import InfobipAccount
 
 
@@ -29,7 +30,7 @@ def senders_are_chosen(org: OrgSnapshot) -> Iterator[Seen]:
 )
 def numbers_follow_subscription(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
     for sender in org.senders_of(account):
-        configured = org.infobip[account.pk].inbound_configurations(sender.number)
+        configured = org.infobip(account).inbound_configurations(sender.number)
         forwarded = [each for each in configured if each.bypasses_subscription]
         always = [each for each in forwarded if not each.keyword]
         where = ", ".join(each.forwarding_url or each.forwarding_type for each in always)
@@ -53,7 +54,7 @@ def senders_are_connected(org: OrgSnapshot, account: InfobipAccount) -> Iterator
     numbers = [each.number for each in org.senders_of(account)]
     if not numbers:
         return
-    for number, quality in org.infobip[account.pk].qualities(numbers).items():
+    for number, quality in org.infobip(account).qualities(numbers).items():
         connected = quality.status in ("CONNECTED", "UNKNOWN", "")
         found = f"{quality.status.lower() or 'unknown'}, quality {quality.rating.lower() or 'unknown'}"
         yield Seen(of=number, ok=connected, found=found)
@@ -69,5 +70,5 @@ def senders_are_connected(org: OrgSnapshot, account: InfobipAccount) -> Iterator
 def chatbots_may_hand_over(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
     if not org.has_chatbot(account):
         return
-    there = bool(account.handover_token)
+    there = bool(readable(account, "handover_token"))
     yield Seen(of=account.name, ok=there, found="set" if there else "none")

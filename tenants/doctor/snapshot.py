@@ -7,8 +7,8 @@ from django.utils.functional import cached_property
 
 from connector.http import ApiError
 from connector.infobip.setup import ApiKey, SetupClient
-from connector.salesforce import platform_events
 from connector.salesforce.auth import AccessToken
+from connector.salesforce.pubsub.channel import may_subscribe
 from connector.salesforce.rest import Field, Limit, RestClient, soql_text
 from tenants import connecting
 from tenants.models import Channel, InfobipAccount, Org, Sender
@@ -36,7 +36,7 @@ class OrgSnapshot:
         :raises ApiError: if Salesforce refuses or does not answer
         """
         if isinstance(self._login, ApiError):
-            raise self._login
+            raise self._login.with_traceback(None)
         return self._login
 
     @cached_property
@@ -133,13 +133,12 @@ class OrgSnapshot:
         found = self.rest.describe(event)
         return None if found is None else {each.name: each for each in found}
 
-    @cached_property
-    def infobip(self) -> dict[int, SetupClient]:
-        return {account.pk: connecting.infobip_setup(account) for account in self.accounts}
+    def infobip(self, account: InfobipAccount) -> SetupClient:
+        return connecting.infobip_setup(account)
 
     def may_read(self, event: str) -> bool | None:
         """Whether the integration user may read an event's stream; None: there is none."""
-        return platform_events.may_subscribe(
+        return may_subscribe(
             self.connection.pubsub_endpoint or settings.SALESFORCE_PUBSUB_ENDPOINT,
             f"/event/{event}",
             self.organization,
@@ -150,7 +149,7 @@ class OrgSnapshot:
     def own_keys(self, account: InfobipAccount) -> list[ApiKey]:
         """What an account tells of the key that we use."""
         if account.pk not in self._keys:
-            enabled = [key for key in self.infobip[account.pk].api_keys() if key.enabled]
+            enabled = [key for key in self.infobip(account).api_keys() if key.enabled]
             # Infobip may keep the keys' secrets to itself: then only a single one is certainly ours
             ours = [key for key in enabled if key.ours] or (enabled if len(enabled) == 1 else [])
             self._keys[account.pk] = ours

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tenants.broker import old_secret_used_at, refusals_today
 from tenants.doctor.checks import Seen, State, account_check
 from tenants.doctor.snapshot import OrgSnapshot
+from tenants.encryption import readable
 from tenants.models import InfobipAccount
 
 
@@ -30,7 +31,7 @@ def nothing_is_refused(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Se
     otherwise=State.WARNING,
 )
 def new_secret_is_used(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
-    if not account.previous_webhook_secret:
+    if not readable(account, "previous_webhook_secret"):
         return
     used = old_secret_used_at(account.pk)
     yield Seen(

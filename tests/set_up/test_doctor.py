@@ -292,11 +292,11 @@ def test_no_connection_to_the_database_is_held_while_a_platform_is_asked(
 @threads_see_rows
 def test_beat_lets_the_doctor_look(acme: Company) -> None:
     acme.edit("MessagingChannel.IsActive", False)
-    tasks.examine_orgs()
+    tasks.run_doctor()
     with every_org():
         kept = Checkup.objects.get(org=acme.org)
     assert [each["title"] for each in kept.findings if each["state"] == "failed"] == ["WhatsApp is active"]
-    assert tasks.examine_orgs.name in {each["task"] for each in app.conf.beat_schedule.values()}
+    assert tasks.run_doctor.name in {each["task"] for each in app.conf.beat_schedule.values()}
 
 
 # what is shown of it

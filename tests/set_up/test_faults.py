@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Side
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Upstream
 from sandbox import rest
 from tenants import broker, connecting, doctor
 from tenants.doctor import State
@@ -163,7 +163,7 @@ def forget_stream(company: Company, patch: Patch) -> None:
 
 def open_circuit(company: Company, patch: Patch) -> None:
     with every_org():
-        Circuit.objects.create(org=company.org, side=Side.INFOBIP, opened_at=timezone.now())
+        Circuit.objects.create(org=company.org, upstream=Upstream.INFOBIP, endpoint_id=1, opened_at=timezone.now())
 
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
@@ -244,7 +244,9 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "Certificate": [Fault(let_certificate_end, ("Certificate",), WARNING, says="9 days")],
     "Salesforce API version": [Fault(be_an_old_org, ("Salesforce API version",), hides=True, says="64.0")],
-    "API requests left today": [Fault(edit("limits.DailyApiRequests.Remaining", 5_000), ("API requests left today",), WARNING)],
+    "API requests left today": [
+        Fault(edit("limits.DailyApiRequests.Remaining", 5_000), ("API requests left today",), WARNING)
+    ],
     "Platform event deliveries left today": [
         Fault(edit("limits.DailyDeliveredPlatformEvents.Remaining", 0), ("Platform event deliveries left today",), WARNING)
     ],
@@ -262,7 +264,11 @@ FAULTS: dict[str, list[Fault]] = {
             ("Access to the stream of Infobip_Event__e", "*Infobip_Event__e"),
             says="may not read",
         ),
-        Fault(edit("EntityDefinition", None), ("Access to the stream of Infobip_Event__e", "*Infobip_Event__e"), says="no such stream"),
+        Fault(
+            edit("EntityDefinition", None),
+            ("Access to the stream of Infobip_Event__e", "*Infobip_Event__e"),
+            says="no such stream",
+        ),
     ],
     "Fields of the platform event": [
         Fault(
@@ -302,9 +308,7 @@ FAULTS: dict[str, list[Fault]] = {
     "Messaging channel": [Fault(move_channel, ("Messaging channel WhatsApp",))],
     "Messaging channel is active": [Fault(edit("MessagingChannel.IsActive", False), ("WhatsApp is active",))],
     "Channel routing": [Fault(unroute, ("Routing of WhatsApp",))],
-    "Custom channel record": [
-        Fault(edit("CustomMsgChannel", None), ("Custom channel record of WhatsApp",), WARNING)
-    ],
+    "Custom channel record": [Fault(edit("CustomMsgChannel", None), ("Custom channel record of WhatsApp",), WARNING)],
     "Delivery and read receipts": [
         Fault(edit("CustomMsgChannel.HasInboundReceipts", False), ("Delivery and read receipts of WhatsApp",), WARNING)
     ],
@@ -358,7 +362,12 @@ FAULTS: dict[str, list[Fault]] = {
     "Expiry of the Infobip API key": [Fault(let_key_end, ("Expiry of the API key of main",), WARNING, says="4 days")],
     "Allowed IP addresses of the Infobip API key": [
         Fault(forget_address, ("Allowed IP addresses of the API key of main",), says="203.0.113.7"),
-        Fault(at_infobip(allowedIPs=["127.0.0.1"]), ("Allowed IP addresses of the API key of main",), WARNING, says="127.0.0.1"),
+        Fault(
+            at_infobip(allowedIPs=["127.0.0.1"]),
+            ("Allowed IP addresses of the API key of main",),
+            WARNING,
+            says="127.0.0.1",
+        ),
     ],
     "Subscription to WhatsApp events": [
         Fault(at_infobip(removeSubscriptions=["provisioned"]), SUBSCRIPTION, says="none"),
@@ -388,11 +397,11 @@ FAULTS: dict[str, list[Fault]] = {
             says="restricted",
         )
     ],
-    "Subscription to chatbot conversations": [Fault(put_chatbot_first, ("Subscription to chatbot conversations of main",), WARNING)],
-    "Hand-over token": [Fault(lose_token, ("Hand-over token of main",))],
-    "Refused webhooks": [
-        Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")
+    "Subscription to chatbot conversations": [
+        Fault(put_chatbot_first, ("Subscription to chatbot conversations of main",), WARNING)
     ],
+    "Hand-over token": [Fault(lose_token, ("Hand-over token of main",))],
+    "Refused webhooks": [Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")],
     "Webhook secret": [Fault(change_secret, ("Webhook secret of main",), WARNING)],
     "Event stream": [
         Fault(stop_stream(problem="the login is refused"), ("Event stream /event/Infobip_Event__e",)),

@@ -156,11 +156,11 @@ def test_a_token_that_cannot_be_given_back_holds_up_nobody_elses_and_is_tried_ag
         installation.begin(org, who="Ada", token=token, undo=False) for org, token in ((stuck, lost), (fresh.org, other))
     ]
     Installation.objects.update(created_at=timezone.now() - timedelta(minutes=16))
-    assert installation.give_back_old_tokens() == 1
+    assert installation.revoke_leftover_tokens() == 1
     assert not lives(fresh, other) and lives(fresh, lost)
     assert Installation.objects.get(pk=runs[0].pk).token == lost
     SalesforceConnection.objects.filter(pk=way.pk).update(base_url=fresh.org.salesforce.base_url)
-    assert installation.give_back_old_tokens() == 1
+    assert installation.revoke_leftover_tokens() == 1
     assert not lives(fresh, lost) and not Installation.objects.exclude(token="").exists()
 
 
@@ -168,7 +168,7 @@ def test_a_token_that_can_never_be_given_back_is_forgotten_after_a_day(fresh: Fr
     run = fresh.begin()
     SalesforceConnection.objects.filter(org=fresh.org).update(base_url=NOWHERE)
     Installation.objects.update(created_at=timezone.now() - timedelta(hours=25))
-    assert installation.give_back_old_tokens() == 1
+    assert installation.revoke_leftover_tokens() == 1
     assert Installation.objects.get(pk=run.pk).token == ""
 
 
