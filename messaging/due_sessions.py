@@ -5,7 +5,7 @@ tried again; after some failures the session goes on without its text.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -93,7 +93,7 @@ class _Batch:
     sessions: list[Session]
     conversations: dict[int, Conversation]
     channels: dict[int, Channel]
-    default_senders: dict[int, int]
+    senders: dict[int, int]  # by conversation: the one by which its texts leave
     disconnected: set[int]
     youngest: dict[int, datetime]  # when the youngest session opened, of conversations of which one ended
 
@@ -123,14 +123,11 @@ def _read(ids: Sequence[int]) -> _Batch:
     )
     conversations = _by_key(Conversation, {session.conversation_id for session in sessions})
     channels = _by_key(Channel, {conversation.channel_id for conversation in conversations.values()})
-    senders = Sender.objects.raw(
-        "SELECT * FROM tenants_sender WHERE channel_id = ANY(%s) ORDER BY id DESC", [list(channels)]
-    )
     return _Batch(
         sessions,
         conversations,
         channels,
-        {sender.channel_id: sender.pk for sender in senders},  # the oldest comes last, and stays
+        _senders(conversations.values()),
         {
             org.pk
             for org in _by_key(Org, {session.org_id for session in sessions}).values()
@@ -138,6 +135,23 @@ def _read(ids: Sequence[int]) -> _Batch:
         },
         youngest_opened({each.conversation_id for each in sessions if each.state == Session.State.ENDED}),
     )
+
+
+def _senders(conversations: Collection[Conversation]) -> dict[int, int]:
+    """Name the senders last written to, else the channels' oldest, of those in use; a conversation may have none."""
+    known = _by_key(Sender, {each.last_sender_id for each in conversations if each.last_sender_id})
+    in_use = Sender.objects.raw(
+        "SELECT * FROM tenants_sender WHERE channel_id = ANY(%s) AND retired_at IS NULL ORDER BY id DESC",
+        [[each.channel_id for each in conversations]],
+    )
+    oldest = {sender.channel_id: sender.pk for sender in in_use}  # which comes last, and stays
+    found = {}
+    for each in conversations:
+        last = known.get(each.last_sender_id or 0)
+        chosen = last.pk if last is not None and last.retired_at is None else oldest.get(each.channel_id)
+        if chosen is not None:
+            found[each.pk] = chosen
+    return found
 
 
 def _by_key(model: type[Row], keys: Iterable[int]) -> dict[int, Row]:
@@ -206,7 +220,7 @@ def _say(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
         kind, text = "welcome", texts.opening_text(channel, language, now)
     if not text:
         return ""
-    sender_id = conversation.last_sender_id or batch.default_senders.get(channel.pk)
+    sender_id = batch.senders.get(conversation.pk)
     if sender_id is None:
         return f"The {kind} text was not sent: the channel has no sender"
     queue_text(session, channel, kind, text, sender_id)

@@ -98,8 +98,10 @@ def find_lanes(direction: Direction, places: Iterable[Place]) -> dict[Place, Fou
                WHERE org_id = place.org_id AND channel_id = place.channel_id AND address = place.address
                LIMIT 1) AS known
            CROSS JOIN LATERAL (
-               SELECT COALESCE(last_sender_id, (
-                   SELECT min(id) FROM tenants_sender WHERE channel_id = place.channel_id)) AS sender_id
+               SELECT COALESCE(
+                   (SELECT id FROM tenants_sender WHERE id = last_sender_id AND retired_at IS NULL),
+                   (SELECT min(id) FROM tenants_sender
+                    WHERE channel_id = place.channel_id AND retired_at IS NULL)) AS sender_id
                FROM messaging_conversation WHERE id = known.conversation_id LIMIT 1) AS by
            CROSS JOIN LATERAL (
                SELECT id FROM messaging_lane

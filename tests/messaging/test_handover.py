@@ -24,7 +24,7 @@ from messaging.doctor import handovers_succeed
 from messaging.handover import UnusableCall, parse_call
 from messaging.models import Direction, Handover, Lane, Message, Session, Status
 from messaging.sessions import Opening
-from tenants.doctor import Facts
+from tenants.doctor import OrgSnapshot
 from tenants.models import AtEnd, Org, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
@@ -618,8 +618,8 @@ def test_a_disconnected_org_has_nothing_under_way(
 def test_the_doctor_says_what_became_of_a_hand_over(chatbot: World) -> None:
     work = call(chatbot)
     Handover.objects.filter(pk=work.pk).update(state=Handover.State.ENDED, problem="Infobip: HTTP 503")
-    (finding,) = handovers_succeed(Facts(chatbot.org))
-    assert finding.state == "warning" and "HTTP 503" in finding.found
+    (finding,) = handovers_succeed(OrgSnapshot(chatbot.org))
+    assert not finding.ok and "HTTP 503" in finding.found
 
 
 def test_no_step_holds_a_database_connection_while_it_calls(chatbot: World, infobip: responses.RequestsMock) -> None:

@@ -22,7 +22,7 @@ from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Handover, Lane, Message, Session
 from messaging.sessions import Opening
 from tenants.broker import automatic_seen_at
-from tenants.doctor import Facts
+from tenants.doctor import OrgSnapshot
 from tenants.models import Org, WelcomeWhen
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record, whatsapp_text
@@ -307,7 +307,7 @@ def test_a_session_that_raises_is_counted_and_stops_nobody_elses(acme: World, ri
     assert ID in attend()[acme.org.pk]  # it goes on without its text
     poisoned.refresh_from_db()
     assert "AttributeError" in poisoned.problem
-    (finding,) = sessions_have_no_problem(Facts(acme.org))
+    (finding,) = sessions_have_no_problem(OrgSnapshot(acme.org))
     assert "AttributeError" in finding.found and ID in finding.found
 
 
