@@ -50,13 +50,18 @@ def run_due_checks() -> int:
     One that fails, or does not answer, costs no other.
     """
     with every_org():
-        connected = Org.objects.filter(disconnected_at=None, salesforce__isnull=False)
-        due = connected.exclude(checkup__at__gt=timezone.now() - DAY).order_by(F("checkup__at").asc(nulls_first=True))
-        ids = list(due.values_list("pk", flat=True))
+        ids = due_orgs()
     until = time.monotonic() + LONGEST_PASS_SECONDS
     with ThreadPoolExecutor(ORGS_AT_ONCE, thread_name_prefix="doctor") as threads:
         list(threads.map(lambda org_id: _run(org_id) if time.monotonic() < until else None, ids))
     return len(ids)
+
+
+def due_orgs() -> list[int]:
+    """Name the connected orgs without checks within a day, those first that wait longest."""
+    connected = Org.objects.filter(disconnected_at=None, salesforce__isnull=False)
+    due = connected.exclude(checkup__at__gt=timezone.now() - DAY).order_by(F("checkup__at").asc(nulls_first=True))
+    return list(due.values_list("pk", flat=True))
 
 
 def _run(org_id: int) -> None:
