@@ -251,6 +251,8 @@ def examine_due() -> int:
 def _look(title: str, check: Check, facts: Facts) -> Iterator[Finding]:
     try:
         yield from check(facts)
+    except CannotDecrypt:
+        yield Finding(title, State.UNKNOWN, "not looked at: a credential that it takes cannot be read")
     except ApiError as exc:
         why = "It cannot be looked at until the rest is right." if isinstance(exc, AuthenticationFailed) else ""
         yield Finding(title, State.UNKNOWN, f"not looked at: {exc.message}", why=why)
