@@ -299,7 +299,7 @@ def test_who_finds_no_place_is_told_to_try_again_in_the_frame_where_they_are(acm
         fragment = client.get(path, headers={"HX-Request": "true"})
         way_in = Client().get(path)
     assert page.status_code == fragment.status_code == 503 and page["Retry-After"] == fragment["Retry-After"] == "3"
-    assert f'href="{path}"' in page.content.decode() and "One moment" in page.content.decode()
+    assert f'href="{path}"' in page.content.decode() and "Try again in a moment" in page.content.decode()
     assert page["Content-Security-Policy"].endswith(" ".join(any_frame_hosts())) and "X-Frame-Options" not in page
-    assert fragment.content.decode().startswith("<p>") and "<html" not in fragment.content.decode()
+    assert fragment.content.decode().startswith('<p id="busy">') and "<html" not in fragment.content.decode()
     assert way_in.status_code == 401

@@ -247,7 +247,7 @@ def test_a_page_that_cannot_do_without_it_says_so(lost: World, admin: Client) ->
     """The package holds the certificate of our key."""
     page = admin.get(f"/e/{lost.org.handle}/setup/byoc")
     assert page.status_code == 503 and "FIELD_ENCRYPTION_KEYS" in page.content.decode()
-    assert f'href="/e/{lost.org.handle}/setup/summary"' in page.content.decode()
+    assert f'href="/e/{lost.org.handle}/doctor"' in page.content.decode()
 
 
 @pytest.mark.django_db
