@@ -21,6 +21,7 @@ from benchmarks.loader import read_line
 BARE = "/api/infobip/inbound/messages"
 ANSWERS = "/api/infobip/inbound/answers"
 AGAIN = 0.2  # seconds before somebody whose connection was closed comes again
+PATIENCE = 30.0  # seconds for an answer
 HANGS = 1.0  # seconds after which a page that has not answered counts as one that hangs
 
 
@@ -51,10 +52,10 @@ class Attacker:
         reader, writer = await self.open()
         try:
             writer.write(request(self.web + path, body, {"Connection": "close", **(headers or {})}))
-            reading = asyncio.create_task(reader.read())
-            with suppress(ConnectionError):
-                await writer.drain()
-            answer = (await asyncio.wait_for(reading, 30)).decode(errors="replace")
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionError):  # it may be refused before it has come
+                    await writer.drain()
+                answer = (await reader.read()).decode(errors="replace")
             self.came[f"answers {answer[9:12]}"] += 1
             return answer
         finally:
@@ -84,7 +85,8 @@ async def trickle(attacker: Attacker) -> None:
                 writer.write(b" ")
                 await writer.drain()
                 with suppress(TimeoutError):
-                    answer = await asyncio.wait_for(reader.read(4096), 1)
+                    async with asyncio.timeout(1):
+                        answer = await reader.read(4096)
                     attacker.came[f"answers {answer[9:12].decode()}"] += 1
                     return
         finally:

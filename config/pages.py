@@ -14,13 +14,12 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import Any
 
 import structlog
 from django.conf import settings
 
-from messaging.door import answer
+from messaging.door import tell
 from messaging.door_body import ClientGone, Held, Receive, Room, length_of
 from messaging.door_refusals import Refused
 
@@ -63,8 +62,7 @@ class Pages:
                 work.add_done_callback(lambda _: response.loop.call_soon_threadsafe(self._free.release))
                 await response.send_on(send)
         except Refused as refused:
-            text = f"{HTTPStatus(refused.status).phrase}\n".encode()
-            await answer(send, refused.status, text, [(b"content-type", b"text/plain")])
+            await tell(refused, send)
         except (ClientGone, TimeoutError):
             return  # it does not send its body, or does not take the response
 

@@ -136,13 +136,10 @@ class Door:
         # each account may name its own header, and whose this is only the body can say
         if not any(digest_in(value.decode("latin-1")) for _, value in headers):
             raise Refused(401, "no signature", NOT_SIGNED)
-        began = time.monotonic()
         with Held(self._bare_room) as held:
             limit = min(LARGEST_BARE, settings.LARGEST_WEBHOOK)
             body = await held.read(receive, length=length_of(headers, limit), limit=limit)
-            uuids = await self.accounts.candidates(body)
-            found = filter(None, [await self.accounts.find(uuid, since=began) for uuid in uuids])
-            account = _signer(list(found), headers, body)
+            account = await self.accounts.signer(body, lambda accounts: _signer(accounts, headers, body))
             try:
                 await self._append(account, body)
             except Refused as refused:
@@ -218,6 +215,11 @@ def _signer(accounts: Sequence[Account], headers: Headers, body: bytes) -> Accou
 async def refuse(refused: Refused, scope: Scope, send: Send) -> None:
     """Answer with an error, and note it."""
     refusals.note(refused, (name.decode("latin-1") for name, _ in scope["headers"]))
+    await tell(refused, send)
+
+
+async def tell(refused: Refused, send: Send) -> None:
+    """Answer with an error."""
     headers = [(b"content-type", b"application/json")]
     if refused.status == 405:
         headers.append((b"allow", b"POST"))

@@ -11,12 +11,14 @@ RELAYED or ENDED with its problem in words, and never leaves what the end user w
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 import structlog
+from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from connector.events import clean
@@ -35,6 +37,7 @@ STEP_SECONDS = 20.0  # for all that a step calls, logins included
 LEASE_SECONDS = 30.0  # longer than a step may take
 MOST_PER_ORG = 2  # under way at once in one process, of an org whose upstreams answer
 MOST_FAILURES = 8  # in a row, of a kind that no platform causes
+POSTPONED = timedelta(seconds=1)  # where the database is in trouble
 LONGEST_PAUSE = timedelta(minutes=1)  # the end user waits
 LONGEST_READING = timedelta(minutes=15)  # in which Infobip answers nothing; then the live messages go on without it
 LONGEST_ENDING = timedelta(hours=1)
@@ -202,7 +205,7 @@ def claim(most: int, shares: Shares | None = None) -> list[Claim]:
 def carry_on(claimed: Claim) -> bool:
     """Do the next step of a hand-over; True if lanes now have work. The caller sees all orgs' rows.
 
-    :raises django.db.Error: if the database is in trouble; the hand-over is taken up again when its lease is over
+    :raises django.db.Error: if the database is in trouble; the hand-over is taken up again
     """
     with brief_connection():
         handover = Handover.objects.filter(pk=claimed.handover_id, lease_id=claimed.lease_id).first()
@@ -220,6 +223,9 @@ def carry_on(claimed: Claim) -> bool:
     except LeaseLost:
         log.info("hand-over taken up by somebody else", org=handover.org_id, handover=handover.pk)
         return False
+    except DatabaseError:  # its row was not at fault
+        _postpone(handover)
+        raise
     if step.state is not None or step.problem:
         log.info("hand-over", org=handover.org_id, handover=handover.pk, state=step.state, problem=step.problem)
     return step.wake
@@ -234,6 +240,16 @@ def _next_step(handover: Handover) -> Step:
             raise CannotGoOn("The org is disconnected")
         account = InfobipAccount.objects.get(pk=handover.account_id, org_id=handover.org_id)
     return step(handover, account)
+
+
+def _postpone(handover: Handover) -> None:
+    """Let somebody take the hand-over up in a moment, if the database takes that; else when its lease is over."""
+    with suppress(DatabaseError), brief_connection(), brief_transaction():
+        query(
+            """UPDATE messaging_handover SET lease_id = NULL, leased_until = NULL, due_at = clock_timestamp() + %s
+               WHERE id = %s AND lease_id = %s""",
+            [POSTPONED, handover.pk, handover.lease_id],
+        )
 
 
 def _commit(handover: Handover, step: Step) -> None:

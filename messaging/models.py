@@ -107,7 +107,10 @@ class ReceivedEvent(models.Model):
                 condition=Q(account__isnull=False) ^ Q(subscription__isnull=False), name="arrival_has_one_source"
             ),
         ]
-        indexes = [models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem")]
+        indexes = [
+            models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem"),
+            models.Index(fields=["-id"], condition=~Q(problem=""), name="arrival_problem_newest"),
+        ]
 
     def __str__(self) -> str:
         return self.key
@@ -134,6 +137,10 @@ class Conversation(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel", "subject"], name="conversation_of_end_user")]
+        indexes = [
+            models.Index(fields=["org", "-id"], name="conversation_newest"),
+            models.Index(fields=["identifier", "org"], name="conversation_identifier"),
+        ]
 
     def __str__(self) -> str:
         return f"conversation {self.pk}"
@@ -151,6 +158,10 @@ class Address(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel", "address"], name="address_on_channel")]
+        indexes = [
+            models.Index(fields=["address"], name="address_anywhere"),
+            models.Index(fields=["conversation"], name="address_of_conversation"),
+        ]
 
     def __str__(self) -> str:
         return f"address {self.pk}"
@@ -271,6 +282,8 @@ class Message(models.Model):
                 name="message_to_report",
             ),
             models.Index(fields=["org", "-created_at"], name="message_newest"),
+            models.Index(fields=["-id"], condition=Q(status="failed"), name="message_failed_newest"),
+            models.Index(fields=["org", "-id"], condition=Q(status="failed"), name="message_failed_of_org"),
         ]
 
     def __str__(self) -> str:
@@ -305,6 +318,8 @@ class Session(models.Model):
             models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="session_due"),
             models.Index(fields=["conversation", "-opened_at"], name="session_newest"),
             models.Index(fields=["org", "-opened_at"], condition=~Q(problem=""), name="session_with_problem"),
+            models.Index(fields=["org", "-opened_at"], name="session_of_org_newest"),
+            models.Index(fields=["salesforce_id"], name="session_anywhere"),
         ]
 
     def __str__(self) -> str:
@@ -379,6 +394,8 @@ class Handover(models.Model):
         indexes = [
             models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="handover_due"),
             models.Index(fields=["org", "-called_at"], name="handover_newest"),
+            models.Index(fields=["infobip_conversation"], name="handover_anywhere"),
+            models.Index(fields=["org", "-called_at"], condition=~Q(problem=""), name="handover_with_problem"),
             models.Index(fields=["conversation", "state"], name="handover_of_conversation"),
         ]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -40,8 +40,8 @@ class _Waiting:
 class StreamWriter:
     """Writes for all streams of a process; streams wait meanwhile, and ask for more only when they are served.
 
-    What fails with others leaves their queue at once and is tried alone, at a desk of its own, so that one stream waits, or
-    one event is set aside.
+    What fails with others leaves their queue at once and is tried alone, at a desk of its own, so that one stream waits. An
+    event that the database refuses is set aside by intake.py.
     """
 
     together: asyncio.Queue[_Waiting] = field(default_factory=asyncio.Queue)
@@ -113,7 +113,7 @@ class StreamWriter:
             if each.saved.done():
                 continue
             try:
-                saved = await self._save_alone(each.batch)
+                saved = await self._receive_one(each.batch)
             except _NotNow as exc:
                 log.warning("page not saved", org=each.batch.org_id, error=type(exc.__cause__).__name__)
                 asyncio.get_running_loop().call_later(each.pause, self.alone.put_nowait, each)
@@ -124,23 +124,6 @@ class StreamWriter:
             else:
                 if not each.saved.done():
                     each.saved.set_result(saved)
-
-    async def _save_alone(self, batch: StreamBatch) -> bool:
-        try:
-            return await self._receive_one(batch)
-        except NotSaved:
-            log.warning("page taken apart", org=batch.org_id, events=len(batch.events))
-        for event in batch.events:
-            part = replace(batch, events=[event], replay_id=event.replay_id)
-            try:
-                saved = await self._receive_one(part)
-            except NotSaved as exc:
-                # kept as it came, with the reason, where operators see it; and what is behind it goes on
-                unsaved = replace(event, record=None, problem=f"the event could not be saved: {exc}")
-                saved = await self._receive_one(replace(part, events=[unsaved]))
-            if not saved:
-                return False
-        return await self._receive_one(replace(batch, events=[]))
 
     async def _receive_one(self, batch: StreamBatch) -> bool:
         try:

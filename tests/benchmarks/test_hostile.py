@@ -9,6 +9,9 @@ import pytest
 
 from benchmarks.hostile import KINDS, Attacker
 
+# an attack is broken off wherever it is, in the middle of opening a connection too
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class Site:
     """A site that takes all there is, and answers a whole request with 401."""

@@ -136,7 +136,7 @@ def test_the_doctor_looks_at_the_others_and_names_it_with_its_remedy(acme: World
     with every_org():  # nobody answers, and says so at once
         InfobipAccount.objects.update(base_url="http://127.0.0.1:1")
         SalesforceConnection.objects.update(base_url="http://127.0.0.1:1")
-    assert doctor.examine_due() == 2
+    assert doctor.run_due_checks() == 2
     with every_org():
         well, bad = (
             {each["title"]: each for each in Checkup.objects.get(org=world.org).findings} for world in (acme, lost)
@@ -162,7 +162,7 @@ def test_a_second_account_is_examined_though_the_first_ones_key_cannot_be_read(a
     spoil(acme.account)
     with every_org():
         acme.org.refresh_from_db()
-    found = {each.title: each.found for each in doctor.examine(acme.org)}
+    found = {each.title: each.found for each in doctor.run_checks(acme.org)}
     assert "cannot be read" in found["API key of Infobip: main"]
     assert "no connection" in found["API key of Infobip: other"]
 
