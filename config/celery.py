@@ -11,6 +11,8 @@ from celery import Celery, bootsteps, signals
 from celery.worker.control import control_command
 from kombu.transport.redis import QoS
 
+from config.ending import Ending
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 # A worker that loses the broker while a task is not acknowledged dies of kombu's putting it back, on a connection that is
@@ -58,20 +60,16 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import housekeeping, relay
+        from messaging import housekeeping, worker
 
-        relay.running = relay.Relay(settings.LANE_THREADS)
-        relay.running.start()
-        housekeeping.running = housekeeping.Housekeeping(relay.running.ring)
+        worker.running = worker.Worker(settings.CALLS_UNDER_WAY)
+        housekeeping.running = housekeeping.Housekeeping(worker.running.wake)
+        worker.running.start(also=housekeeping.running.wake)
         housekeeping.running.start()
+        self.ending = Ending(housekeeping.running.stop, worker.running.stop)
 
     def stop(self, parent: Any) -> None:
-        from messaging import housekeeping, relay
-
-        if housekeeping.running is not None:
-            housekeeping.running.stop()
-        if relay.running is not None:
-            relay.running.stop()
+        self.ending.stop()
 
 
 class ReadStreams(bootsteps.StartStopStep):
@@ -86,12 +84,10 @@ class ReadStreams(bootsteps.StartStopStep):
 
         subscriber.running = subscriber.Subscriber()
         subscriber.running.start()
+        self.ending = Ending(subscriber.running.stop)
 
     def stop(self, parent: Any) -> None:
-        from messaging import subscriber
-
-        if subscriber.running is not None:
-            subscriber.running.stop()
+        self.ending.stop()
 
 
 app.steps["worker"].add(CarryLanes)

@@ -6,7 +6,6 @@ from django.urls import include, path
 from config import health
 
 urlpatterns = [
-    path("healthz", health.alive),
     path("readyz", health.ready),
     path("admin/", admin.site.urls),
     path("", include("templates_ui.urls")),

@@ -23,7 +23,7 @@ class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # Django's 
     extra = 0
     can_delete = False
     readonly_fields = ["started_at", "ended_at", "outcome", "status", "code", "detail", "request_id"]
-    exclude = ["org", "lease_id"]
+    exclude = ["org"]
     ordering = ["id"]
 
     def has_add_permission(self, *_: Any) -> bool:
@@ -32,7 +32,7 @@ class AttemptInline(admin.TabularInline):  # type: ignore[type-arg]  # Django's 
 
 @admin.register(Message)
 class MessageAdmin(ReadOnly):
-    list_display = ["uuid", "org", "direction", "status", "told", "tries", "error", "created_at"]
+    list_display = ["uuid", "org", "direction", "status", "reported", "tries", "error", "created_at"]
     list_select_related = ["org"]
     list_filter = ["direction", "status"]
     search_fields = ["=uuid", "=source_entry"]
@@ -79,14 +79,14 @@ class HandoverAdmin(ReadOnly):
 
 @admin.register(Circuit)
 class CircuitAdmin(ReadOnly):
-    list_display = ["side", "org", "failures", "opened_at", "probe_at", "last_success_at"]
+    list_display = ["upstream", "endpoint_id", "org", "failures", "opened_at", "probe_at", "last_success_at"]
     list_select_related = ["org"]
-    list_filter = ["side", ("opened_at", admin.EmptyFieldListFilter)]
+    list_filter = ["upstream", ("opened_at", admin.EmptyFieldListFilter)]
 
 
 @admin.register(Lane)
 class LaneAdmin(ReadOnly):
-    list_display = ["id", "org", "direction", "due_at", "retry_at", "failures", "leased_until"]
+    list_display = ["id", "org", "direction", "due_at", "retry_at", "failures", "holder"]
     list_select_related = ["org"]
     list_filter = ["direction"]
     ordering = ["due_at", "id"]

@@ -32,12 +32,13 @@ from rest_framework.views import APIView, exception_handler
 from connector.events import clean
 from connector.http import AddressRefused, ApiError, CustomerMustAct, time_limit
 from connector.salesforce.interactions import Delivered, InteractionClient
-from messaging import lanes
-from messaging.ingest import Addressed, OurTemplate, address
+from messaging.conversations import OutboundConversation, TemplateMessage, start_outbound
 from messaging.models import Conversation
 from messaging.query import query
+from messaging.queue import lock_conversations
 from messaging.retention import API_CALLS_KEPT
-from messaging.tasks import ring
+from messaging.sessions import Opening, open_sessions
+from messaging.wake import wake
 from tenants import api_tokens
 from tenants.broker import remember
 from tenants.encryption import CannotDecrypt
@@ -347,7 +348,7 @@ class Beginning:
 
     call: ApiCall | None
     answer: dict[str, str] | None = None
-    addressed: Addressed | None = None
+    addressed: OutboundConversation | None = None
     message: UUID | None = None
 
 
@@ -373,7 +374,7 @@ def open_conversation(org: Org, asked: Mapping[str, Any], key: str) -> dict[str,
             return begun.answer
         assert begun.addressed is not None
         if begun.message is not None:
-            ring()
+            wake()
         try:
             delivered = _establish(salesforce, sender.channel, begun.addressed, asked.get("routingAttributes", {}))
             return _keep(org, begun, begun.addressed, delivered)
@@ -425,7 +426,7 @@ def _begin(org: Org, sender: Any, asked: Mapping[str, Any], key: str) -> Beginni
     template = None
     if "template" in asked and (call is None or call.message_uuid is None):
         template = _content(asked["template"])
-    addressed = address(
+    addressed = start_outbound(
         sender,
         asked["to"],
         name=asked.get("name", ""),
@@ -465,17 +466,17 @@ def _claim(org: Org, key: str, asked: Mapping[str, Any]) -> ApiCall:
     return call
 
 
-def _content(template: Mapping[str, Any]) -> OurTemplate:
+def _content(template: Mapping[str, Any]) -> TemplateMessage:
     """Put a template into Infobip's form, and into words for people."""
     data = template.get("templateData") or {"body": {"placeholders": template.get("placeholders", [])}}
     content = {"templateName": template["name"], "templateData": data, "language": template["language"]}
     values = ", ".join(data["body"]["placeholders"])
     text = f"Template {template['name']} ({template['language']}){': ' if values else ''}{values}"
-    return OurTemplate(uuid4(), content, text)
+    return TemplateMessage(uuid4(), content, text)
 
 
 def _establish(
-    salesforce: InteractionClient, channel: Channel, addressed: Addressed, routing_attributes: Mapping[str, str]
+    salesforce: InteractionClient, channel: Channel, addressed: OutboundConversation, routing_attributes: Mapping[str, str]
 ) -> Delivered:
     with time_limit(CALL_SECONDS):
         return salesforce.establish(
@@ -486,14 +487,14 @@ def _establish(
         )
 
 
-def _keep(org: Org, begun: Beginning, addressed: Addressed, delivered: Delivered) -> dict[str, str]:
+def _keep(org: Org, begun: Beginning, addressed: OutboundConversation, delivered: Delivered) -> dict[str, str]:
     """Write down what Salesforce says of the conversation, and that reps have it now; give the answer."""
     with transaction.atomic():
-        lanes.lock((), neighbours_of=[addressed.conversation_id])
+        lock_conversations([addressed.conversation_id])
         known = Conversation.objects.get(org=org, pk=addressed.conversation_id)
         identifier = clean(delivered.conversation) or known.identifier
         session = clean(delivered.session)[:18] or known.session
-        lanes.open_sessions([lanes.Opening(org.pk, known.pk, identifier, session)])
+        open_sessions([Opening(org.pk, known.pk, identifier, session)])
         answer = {"conversationId": identifier, "sessionId": session}
         if begun.message is not None:
             answer["messageId"] = str(begun.message)

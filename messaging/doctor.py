@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Handover, Lane, Session, Side
+from messaging.models import Circuit, EventSubscription, Handover, Lane, Session, Upstream
 from tenants.doctor import Facts, Finding, State, register, state
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
@@ -39,8 +39,8 @@ def stream_is_read(facts: Facts) -> Iterator[Finding]:
 
 @register("Ways to the far sides")
 def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
-    opened = {each.side: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
-    for side in (Side.SALESFORCE, Side.INFOBIP):
+    opened = {each.upstream: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
+    for side in (Upstream.SALESFORCE, Upstream.INFOBIP):
         circuit = opened.get(side.value)
         yield Finding(
             f"Way to {side.label}",

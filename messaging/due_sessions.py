@@ -17,9 +17,10 @@ from django.utils import timezone
 
 from connector.salesforce.sessions import MOST_AT_ONCE, is_id
 from messaging.batches import brief_transaction, in_words, work_on
-from messaging.lanes import add_own, backoff_seconds, lock
 from messaging.models import Conversation, Direction, Session
 from messaging.query import query, records
+from messaging.queue import append_own, lock_conversations
+from messaging.retry import backoff_seconds
 from messaging.sessions import NOT_ASKED, QUICK, end_handovers, youngest_opened
 from tenants import texts
 from tenants.models import Channel, Org, Sender, WelcomeWhen
@@ -112,7 +113,7 @@ def _read(ids: Sequence[int]) -> _Batch:
             texts_of[org_id] += 1
             conversation_ids.append(conversation_id)
     if conversation_ids:
-        lock((), neighbours_of=conversation_ids)
+        lock_conversations(conversation_ids)
     sessions = list(
         Session.objects.raw(
             """SELECT * FROM messaging_session WHERE id = ANY(%s) AND due_at <= statement_timestamp()
@@ -216,7 +217,7 @@ def _say(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
 def queue_text(session: Session, channel: Channel, kind: str, text: str, sender_id: int) -> None:
     """Queue a text of our own at the end of the outbound lane, once for each session and kind."""
     entry = f"{kind}:{session.salesforce_id}"
-    add_own(session.org_id, session.conversation_id, channel.pk, Direction.OUTBOUND, entry, text, sender_id=sender_id)
+    append_own(session.org_id, session.conversation_id, channel.pk, Direction.OUTBOUND, entry, text, sender_id=sender_id)
 
 
 def _save(sessions: Sequence[Session]) -> None:

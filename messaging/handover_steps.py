@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from django.utils import timezone
@@ -25,10 +26,12 @@ from connector.infobip.conversations import Author, ConversationUnknown
 from connector.salesforce.interactions import NOT_UNIQUE, HistoryRefused, InteractionClient, PastEntry
 from messaging import sessions, transcript
 from messaging.batches import brief_connection, brief_transaction
-from messaging.ingest import begin_conversation
-from messaging.lanes import Opening, lock, lower_barrier, open_sessions, raise_barrier
+from messaging.circuits import endpoint_of
+from messaging.conversations import begin_conversation
 from messaging.models import Conversation, Direction, Handover, Lane, Message, Status
 from messaging.query import query
+from messaging.queue import NewMessage, append, held_lane, hold, lock_conversations, release_hold
+from messaging.sessions import Opening, open_sessions
 from tenants.models import AtEnd, InfobipAccount, SalesforceConnection, TranscriptForm
 
 log = structlog.get_logger(__name__)
@@ -100,7 +103,7 @@ def _look(handover: Handover, account: InfobipAccount) -> Step:
             sender=sender.pk,
             written_at=last.at,
         )
-        held_at = raise_barrier(handover.org_id, conversation_id)
+        held_at = hold(handover.org_id, conversation_id)
         Handover.objects.filter(pk=handover.pk).update(conversation_id=conversation_id, held_at=held_at)
 
     return Step(timedelta(), Handover.State.READING, effect=effect)
@@ -151,9 +154,25 @@ def _batches(handover: Handover, conversation: Conversation, entries: Sequence[t
 
 
 def _release_hold(handover: Handover, messages: Sequence[Mapping[str, object]], *, lines: int | None = None) -> None:
+    """Put a transcript below the hold, and let what waits above it follow. Lines that are there already are left out."""
     assert handover.conversation_id is not None
-    lower_barrier(handover.org_id, handover.conversation_id, messages)
+    lane_id = held_lane(handover.org_id, handover.conversation_id)
+    if lane_id is not None:
+        append([_line(handover, lane_id, message) for message in messages], below_hold=True)
+        release_hold(lane_id)
     Handover.objects.filter(pk=handover.pk).update(lines=len(messages) if lines is None else lines)
+
+
+def _line(handover: Handover, lane_id: int, message: Mapping[str, Any]) -> NewMessage:
+    assert handover.conversation_id is not None
+    return NewMessage(
+        org_id=handover.org_id,
+        lane_id=lane_id,
+        conversation_id=handover.conversation_id,
+        direction=Direction.INBOUND,
+        endpoint_id=endpoint_of(Direction.INBOUND, channel_id=message["channel_id"], account_id=None),
+        **message,
+    )
 
 
 def go_on_without_transcript(handover: Handover, problem: str, *, notice: bool = True) -> Step:
@@ -211,7 +230,7 @@ def _import_history(
 def _note_batch(handover: Handover, batches: int, opened: Opening | None) -> None:
     with brief_connection(), brief_transaction():
         if opened is not None:
-            lock((), neighbours_of=[opened.conversation_id])
+            lock_conversations([opened.conversation_id])
             open_sessions([opened])
         mine = query(
             """UPDATE messaging_handover SET batches = %s, leased_until = clock_timestamp() + make_interval(secs => %s)

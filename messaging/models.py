@@ -4,6 +4,7 @@ Foreign keys hold the org beside the id (see tenants/tenancy.py), so Django's ow
 where a constraint's index serves, or nothing searches that way.
 """
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from django.contrib.postgres.fields import ArrayField
@@ -12,13 +13,17 @@ from django.db.models import F, Q
 
 from tenants.models import Channel, InfobipAccount, Org, Sender
 
+# PostgreSQL stores years that the driver cannot load, and a row that cannot be loaded stops whoever reads many; the parser
+# keeps times between 2000 and tomorrow, and this catches what forgets to
+BOUNDS_OF_TIME = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
+
 
 class Direction(models.TextChoices):
     """What a lane carries; inbound is towards the rep, as Salesforce says it."""
 
     INBOUND = "inbound"
     OUTBOUND = "outbound"
-    RECEIPTS = "receipts"  # not messages: the difference between the state that messages reached and the state told
+    RECEIPTS = "receipts"  # not messages: the difference between the state that messages reached and the state reported
 
 
 class Status(models.TextChoices):
@@ -40,8 +45,8 @@ MAY_FOLLOW: dict[Status, list[Status]] = {
 }
 
 
-class Side(models.TextChoices):
-    """A far side; Salesforce takes receipts at a door of their own, which may be open while the other one is not."""
+class Upstream(models.TextChoices):
+    """What we call. Salesforce takes receipts at an endpoint of their own, which may work while the other one does not."""
 
     SALESFORCE = "salesforce"
     RECEIPTS = "receipts"
@@ -51,7 +56,6 @@ class Side(models.TextChoices):
 class Outcome(models.TextChoices):
     """How one try ended."""
 
-    OPEN = "open"  # under way, or its process died
     SENT = "sent"
     REFUSED = "refused"  # for good
     RETRY = "retry"  # not taken, to be sent again
@@ -153,14 +157,15 @@ class Address(models.Model):
 
 
 class Lane(models.Model):
-    """One direction of one conversation, carried by one process at a time; the protocol is in lanes.py."""
+    """One direction of one conversation, a FIFO partition that one process at a time holds; the protocol is in queue.py."""
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="lanes", db_constraint=False, db_index=False)
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="lanes", db_constraint=False)
     direction = models.CharField(max_length=10, choices=Direction.choices)
+    endpoint_id = models.BigIntegerField(default=0, db_default=0, help_text="of what it calls: see circuits.py")
     position = models.BigIntegerField(default=0, help_text="the last one given to a message")
-    arrivals = models.BigIntegerField(default=0, help_text="grows with each arrival; release compares it")
-    barrier = models.BigIntegerField(null=True, blank=True, help_text="what stands above it waits for a transcript")
+    version = models.BigIntegerField(default=0, help_text="grows with each arrival; a release compares it")
+    hold = models.BigIntegerField(null=True, blank=True, help_text="what stands above it waits for a transcript")
     with_rep_since = models.DateTimeField(
         null=True, blank=True, help_text="when a chatbot handed it over; empty: a chatbot that is first has it"
     )
@@ -168,41 +173,49 @@ class Lane(models.Model):
     retry_at = models.DateTimeField(null=True, blank=True, help_text="not before; an arrival does not override it")
     failures = models.PositiveIntegerField(default=0, help_text="tries in a row that must be repeated")
     carried_until = models.DateTimeField(null=True, blank=True, help_text="when the youngest that left was written")
-    lease_id = models.UUIDField(null=True, blank=True)
-    leased_until = models.DateTimeField(null=True, blank=True)
+    holder = models.IntegerField(null=True, blank=True, help_text="number of the process that carries it; see holder.py")
+    trying = models.BigIntegerField(null=True, blank=True, help_text="id of the message under way")
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["org", "conversation", "direction"], name="lane_of_conversation"),
-            models.CheckConstraint(
-                condition=Q(lease_id__isnull=True, leased_until__isnull=True)
-                | Q(lease_id__isnull=False, leased_until__isnull=False),
-                name="lane_lease_whole",
-            ),
+            models.CheckConstraint(condition=Q(trying__isnull=True) | Q(holder__isnull=False), name="lane_trying_is_held"),
         ]
-        indexes = [models.Index(fields=["org", "direction", "due_at"], condition=Q(due_at__isnull=False), name="lane_due")]
+        indexes = [
+            models.Index(
+                fields=["org", "direction", "endpoint_id", "due_at"],
+                condition=Q(due_at__isnull=False, holder__isnull=True),
+                name="lane_due",
+            ),
+            models.Index(fields=["holder"], condition=Q(holder__isnull=False), name="lane_held"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.direction} lane {self.pk}"
 
 
 class Circuit(models.Model):
-    """How a far side does for one org: failures in a row, and whether only probes go there; see circuits.py."""
+    """How an endpoint does for one org: failures in a row, and whether only probes go there; see circuits.py.
+
+    An endpoint is as fine as what is configured: an Infobip account, or a channel's context in Salesforce. One that is set
+    up wrongly stops no other.
+    """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="circuits", db_constraint=False, db_index=False)
-    side = models.CharField(max_length=10, choices=Side.choices)
+    upstream = models.CharField(max_length=10, choices=Upstream.choices)
+    endpoint_id = models.BigIntegerField(help_text="of the Infobip account, or of the channel")
     failures = models.PositiveIntegerField(default=0, help_text="in a row, of all lanes")
     failing_lanes = ArrayField(models.BigIntegerField(), default=list, help_text="some of those that failed")
     opened_at = models.DateTimeField(null=True, blank=True, help_text="since when only probes go there")
     probe_at = models.DateTimeField(null=True, blank=True, help_text="when the next one may")
-    last_success_at = models.DateTimeField(null=True, blank=True, help_text="some seconds exact")
+    last_success_at = models.DateTimeField(null=True, blank=True, help_text="accurate to a few seconds")
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["org", "side"], name="circuit_of_org")]
+        constraints = [models.UniqueConstraint(fields=["org", "upstream", "endpoint_id"], name="circuit_of_endpoint")]
         indexes = [models.Index(fields=["probe_at"], condition=Q(opened_at__isnull=False), name="circuit_open")]
 
     def __str__(self) -> str:
-        return f"{self.side} circuit {self.pk}"
+        return f"{self.upstream} circuit {self.pk}"
 
 
 class Message(models.Model):
@@ -227,9 +240,16 @@ class Message(models.Model):
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
     status_at = models.DateTimeField()
     tries = models.PositiveIntegerField(default=0)
+    failed_at = models.DateTimeField(null=True, blank=True, help_text="when it was last tried in vain")
+    own_failures = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="tries in vain while other messages passed; see retry.py"
+    )
+    own_failing_since = models.DateTimeField(null=True, blank=True, help_text="since when others pass and it fails")
     error_code = models.CharField(max_length=100, blank=True)
     error = models.CharField(max_length=300, blank=True)
-    told = models.CharField(max_length=10, choices=Status.choices, blank=True, help_text="last state told Salesforce")
+    reported = models.CharField(
+        max_length=10, choices=Status.choices, blank=True, help_text="last state reported to Salesforce"
+    )
     ours = models.BooleanField(default=False, db_default=False, help_text="written by us; Salesforce has no entry of it")
     template = models.JSONField(null=True, blank=True, help_text="Infobip's content of a template; then text describes it")
     routing_attributes = models.JSONField(null=True, blank=True, help_text="for the routing of a session that it opens")
@@ -239,14 +259,16 @@ class Message(models.Model):
             models.UniqueConstraint(fields=["uuid", "org"], name="message_uuid"),
             models.UniqueConstraint(fields=["lane", "position", "org"], name="message_position_in_lane"),
             models.UniqueConstraint(fields=["channel", "source_entry", "part", "org"], name="message_of_entry_once"),
+            models.CheckConstraint(condition=Q(written_at__range=BOUNDS_OF_TIME), name="message_written_at_bounded"),
+            models.CheckConstraint(condition=Q(status_at__range=BOUNDS_OF_TIME), name="message_status_at_bounded"),
         ]
         indexes = [
             models.Index(fields=["lane", "position"], condition=Q(status="pending"), name="message_waiting"),
             models.Index(
                 fields=["conversation"],
                 condition=Q(direction="outbound", ours=False, status__in=["delivered", "read", "failed"])
-                & ~Q(told=F("status")),
-                name="message_to_tell",
+                & ~Q(reported=F("status")),
+                name="message_to_report",
             ),
             models.Index(fields=["org", "-created_at"], name="message_newest"),
         ]
@@ -365,21 +387,43 @@ class Handover(models.Model):
 
 
 class Attempt(models.Model):
-    """One try to deliver a message, committed before the call, so that a death in between leaves a trace."""
+    """A try that did not simply succeed. One that did has its times on the message."""
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="attempts", db_constraint=False, db_index=False)
     message = models.ForeignKey(Message, models.CASCADE, related_name="attempts", db_constraint=False)
-    lease_id = models.UUIDField()
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
-    outcome = models.CharField(max_length=10, choices=Outcome.choices, default=Outcome.OPEN)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
     status = models.PositiveSmallIntegerField("HTTP status", null=True, blank=True)
     code = models.CharField(max_length=100, blank=True)
     detail = models.CharField(max_length=300, blank=True)
     request_id = models.CharField(max_length=100, blank=True)
 
-    class Meta:
-        indexes = [models.Index(fields=["message"], condition=Q(outcome="open"), name="attempt_open")]
-
     def __str__(self) -> str:
         return f"attempt {self.pk}"
+
+
+class ClockTimestamp(models.Func):
+    """The time of this very row, where ``now()`` is that of its transaction."""
+
+    function = "clock_timestamp"
+    output_field = models.DateTimeField()
+
+
+class Inbox(models.Model):
+    """What the door took and nobody has ingested yet: appended by inbox.py, deleted by ingest.py, never changed.
+
+    It names org and account without foreign keys: checking them would cost as much as the row, and what is removed
+    meanwhile is found out by ingesting.
+    """
+
+    org_id = models.BigIntegerField()
+    account_id = models.BigIntegerField()
+    body = models.BinaryField(help_text="as it came")
+    received_at = models.DateTimeField(db_default=ClockTimestamp())
+
+    class Meta:
+        verbose_name_plural = "inbox"
+
+    def __str__(self) -> str:
+        return f"arrival {self.pk}"

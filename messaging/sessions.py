@@ -6,14 +6,83 @@ went, when a change of it is published, and every few minutes (due_sessions.py).
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from messaging.lanes import lock
 from messaging.query import query, records
+from messaging.queue import lock_conversations
 
 QUICK = timedelta(seconds=4)  # a record may be a moment behind the rep who went
 QUICK_CHECKS = 3  # then the session was passed on to somebody
 NOT_ASKED = "Salesforce does not say whether it ended: "
+
+
+class Opening(NamedTuple):
+    """What Salesforce says of a conversation: its own id of it, and the session, empty where it names none."""
+
+    org_id: int
+    conversation_id: int
+    identifier: str
+    session: str
+
+
+def open_changed(openings: Sequence[Opening]) -> None:
+    """Note the sessions of conversations of which something else was known so far."""
+    ordered = sorted(openings, key=lambda each: each.conversation_id)
+    rows = query(
+        """SELECT conversation.id FROM messaging_conversation conversation
+           JOIN unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, identifier, session)
+             ON told.id = conversation.id
+           WHERE conversation.id = ANY(%s) AND (conversation.identifier, conversation.session, conversation.session_open)
+               IS DISTINCT FROM (told.identifier, told.session, true)
+           ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
+        [
+            [each.conversation_id for each in ordered],
+            [each.identifier for each in ordered],
+            [each.session for each in ordered],
+            [each.conversation_id for each in ordered],
+        ],
+    )
+    changed = {conversation_id for (conversation_id,) in rows}
+    if changed:
+        open_sessions(each for each in ordered if each.conversation_id in changed)
+
+
+def open_sessions(openings: Iterable[Opening]) -> None:
+    """Note which sessions are open in conversations, whose inbound lanes the caller holds or has locked.
+
+    A session that is known to have ended is not opened by an answer that came late. With its session a conversation is
+    the reps', whoever had it before.
+    """
+    told = list(openings)
+    rows, ids = records(each._asdict() for each in told), [each.conversation_id for each in told]
+    query(
+        """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, quick_checks, due_at)
+           SELECT org_id, conversation_id, session, 'open', clock_timestamp(), 0, clock_timestamp()
+           FROM jsonb_to_recordset(%s::jsonb) AS told (org_id bigint, conversation_id bigint, session text)
+           WHERE session <> '' ON CONFLICT DO NOTHING""",
+        [rows],
+    )
+    query(
+        """WITH told AS (
+               SELECT told.*, EXISTS (
+                   SELECT 1 FROM messaging_session known
+                   WHERE known.org_id = told.org_id AND known.salesforce_id = told.session
+                     AND known.state = 'ended') AS ended
+               FROM jsonb_to_recordset(%s::jsonb)
+                   AS told (org_id bigint, conversation_id bigint, identifier text, session text)),
+           conversation AS (
+               UPDATE messaging_conversation conversation
+               SET identifier = told.identifier, session = COALESCE(NULLIF(told.session, ''), conversation.session),
+                   session_open = CASE WHEN told.session = '' THEN session_open ELSE NOT told.ended END
+               FROM told
+               WHERE conversation.id = told.conversation_id AND conversation.org_id = told.org_id
+                 AND conversation.id = ANY(%s))
+           UPDATE messaging_lane lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
+           FROM told
+           WHERE lane.conversation_id = told.conversation_id AND lane.org_id = told.org_id
+             AND lane.conversation_id = ANY(%s) AND lane.direction = 'inbound' AND NOT told.ended""",
+        [rows, ids, ids],
+    )
 
 
 def end(org_id: int, session: str, *, conversation: str = "") -> bool:
@@ -35,7 +104,7 @@ def end(org_id: int, session: str, *, conversation: str = "") -> bool:
     if not found:
         return False
     conversation_id: int = found[0][0]
-    lock((), neighbours_of=[conversation_id])  # lanes come before sessions, as where an answer opens a session
+    lock_conversations([conversation_id])  # lanes come before sessions, as where an answer opens a session
     if not known:
         query(
             """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, greeted_at,
@@ -65,7 +134,7 @@ def give_to_chatbot(org_id: int, conversation_id: int) -> None:
     """Give a conversation back to the chatbot, where one is first; not while a hand-over holds it for its transcript."""
     query(
         """UPDATE messaging_lane SET with_rep_since = NULL
-           WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND barrier IS NULL""",
+           WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND hold IS NULL""",
         [org_id, conversation_id],
     )
 

@@ -4,8 +4,6 @@ from drf_spectacular.views import SpectacularAPIView
 from messaging import api, views, webhooks
 
 urlpatterns = [
-    path("api/infobip/inbound/messages", webhooks.inbound_messages, name="inbound-messages"),
-    path("api/infobip/inbound/messages/<uuid:account_uuid>", webhooks.inbound_messages, name="inbound-messages-of"),
     path("api/infobip/inbound/answers", webhooks.inbound_answers, name="inbound-answers"),
     path("api/infobip/inbound/answers/<uuid:account_uuid>", webhooks.inbound_answers, name="inbound-answers-of"),
     path("api/v1/conversations", api.Conversations.as_view(), name="conversations"),

@@ -6,9 +6,9 @@ from uuid import uuid4
 from django.http import HttpResponse
 
 from connector.http import ApiError
+from tenants.access import PageRequest, signed_in
 from tenants.forms import TestMessageForm
 from tenants.models import Role
-from tenants.sign_in import PageRequest, signed_in
 from tenants.views import show_step
 
 TEST_TEXT = "This is a test message of your WhatsApp channel in Salesforce."

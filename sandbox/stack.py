@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -99,6 +99,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     in_foreground: bool = False  # it reads and writes where we do
     wanted: bool = False  # it is started again if it dies
+    settings: dict[str, str] = field(default_factory=dict)  # of its environment, beside the stack's
 
 
 def code_measured() -> str:
@@ -114,7 +115,7 @@ def code_measured() -> str:
 class Stack:
     """PostgreSQL, Valkey, and, after ``start``, the sandbox and processes of the Procfile.
 
-    :param processes: names of the Procfile
+    :param processes: names of the Procfile; ``worker.2`` is a second worker
     :param fsync: off makes a machine crash costly and tests faster
     """
 
@@ -137,6 +138,7 @@ class Stack:
         self.pipe = -1
         self.folder = Path()
         self.env: dict[str, str] = {}
+        self.owner = ""  # how PostgreSQL's owner connects, where it is ours
         self.guard_process: subprocess.Popen[str] | None = None
 
     @property
@@ -227,7 +229,7 @@ class Stack:
             [*self._entering(child.end_signal, child.user), *child.command],
             pass_fds=[self.pipe],
             start_new_session=True,
-            env=self.env or None,
+            env=self.env | child.settings or None,
             cwd=ROOT,
             **files,
         )
@@ -238,9 +240,11 @@ class Stack:
 
     def _end(self, children: Iterable[Child]) -> None:
         """Ask all to end, then insist."""
+        children = list(children)
+        for child in children:
+            child.wanted = False  # also one that died just now, and would be started again
         running = [child for child in children if child.process is not None]
         for child in running:
-            child.wanted = False
             self._signal(child, child.stop_signal)
         deadline = time.monotonic() + STOP_SECONDS
         for child in running:
@@ -295,8 +299,8 @@ class Stack:
         postgres = Child("postgres", command, user, stop_signal=signal.SIGINT, end_signal=signal.SIGQUIT)
         self.services["postgres"] = postgres
         self._spawn(postgres)
-        owner = f"host={HOST} port={port} user=postgres password={superuser_password} dbname=postgres"
-        with self._connect_when_up(owner, postgres) as connection:
+        self.owner = f"host={HOST} port={port} user=postgres password={superuser_password} dbname=postgres"
+        with self._connect_when_up(self.owner, postgres) as connection:
             role = sql.Identifier("connector")
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}").format(role, password))
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
@@ -352,7 +356,6 @@ class Stack:
 
     def start(self) -> None:
         """Start the sandbox and the processes, which are started again if they die."""
-        commands = procfile()
         if self.with_sandbox:
             ports = {"page": self.page_port, "salesforce": self.salesforce_port}
             ports |= {"infobip": self.infobip_port, "pubsub": self.pubsub_port}
@@ -360,7 +363,7 @@ class Stack:
             arguments += ["--run-folder", str(self.folder), *(["--alive"] if self.alive else [])]
             self.children["sandbox"] = Child("sandbox", [sys.executable, "-m", "sandbox", *arguments])
         for name in self.process_names:
-            self.children[name] = Child(name, ["sh", "-c", f"exec env {commands[name]}"])
+            self.children[name] = _process(name)
         with self.lock:
             for child in self.children.values():
                 self._spawn(child)
@@ -390,6 +393,13 @@ class Stack:
         if port is not None:
             self._wait_for_port(port, child)
 
+    def add_process(self, name: str) -> None:
+        """Start another process of the Procfile, such as ``worker.2``, which is started again if it dies."""
+        with self.lock:
+            child = self.children[name] = _process(name)
+            self._spawn(child)
+            child.wanted = True
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process, which is replaced a second after it died."""
         with self.lock:
@@ -400,10 +410,11 @@ class Stack:
         with self.lock:
             self._end([self.children[name]])
 
-    def restart(self, name: str) -> None:
-        """Stop a process and start it again."""
+    def restart(self, name: str, **settings: str) -> None:
+        """Stop a process and start it again, with these settings beside the stack's."""
         with self.lock:
             self._end([self.children[name]])
+            self.children[name].settings = settings
             self._spawn(self.children[name])
             self.children[name].wanted = True
 
@@ -503,6 +514,11 @@ def procfile() -> dict[str, str]:
     """Read the Procfile: command by name."""
     lines = (ROOT / "Procfile").read_text().splitlines()
     return dict(line.split(": ", 1) for line in lines if line.strip())
+
+
+def _process(name: str) -> Child:
+    """Make a process of the Procfile; a number behind its name tells it from others of its kind."""
+    return Child(name, ["sh", "-c", f"exec env {procfile()[name.partition('.')[0]]}"])
 
 
 def example_documents(salesforce_port: int, infobip_port: int, orgs: int = 1) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from django.utils.html import format_html, format_html_join
 
 from tenants import doctor
 from tenants.broker import old_secret_used_at, refusals_today
+from tenants.encryption import readable
 from tenants.models import AuditEntry, Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender
 
 
@@ -56,7 +57,7 @@ class InfobipAccountAdmin(ReadOnly):
     @admin.display(description="webhook secret in use")
     def secret_in_use(self, account: InfobipAccount) -> str:
         """Say whether Infobip has been changed over to the new secret."""
-        if not account.previous_webhook_secret:
+        if not readable(account, "previous_webhook_secret"):
             return "the only one"
         last = old_secret_used_at(account.pk)
         return f"the old one, last at {last}" if last else "the new one; the old one was not used within the last days"

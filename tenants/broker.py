@@ -13,50 +13,88 @@ from django.conf import settings
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
-PAUSE_SECONDS = 2.0  # after a failure nobody tries again for so long
+PAUSE_SECONDS = 2.0  # after Redis did not answer, one call in so long tries again
+QUIET_SECONDS = 10.0  # between two lines of the log about the same kind of error
 
 
 class _Memory:
+    """The client, and whether it is worth asking."""
+
     def __init__(self) -> None:
-        self.client: Any = None
-        self.closed_until = 0.0
         self.lock = threading.Lock()
+        self.client: Any = None
+        self.silent = False  # it did not answer when it was last asked
+        self.ask_at = 0.0
+        self.logged: dict[str, float] = {}
+
+    def connect(self) -> Any:
+        with self.lock:
+            if self.client is None:
+                # `retry=None` means none: the default repeats for seconds
+                self.client = redis.Redis.from_url(
+                    settings.REDIS_URL,
+                    **settings.REDIS_TLS,
+                    socket_connect_timeout=0.3,
+                    socket_timeout=0.5,
+                    retry=None,
+                    decode_responses=True,
+                )
+            return self.client
+
+    def may_ask(self) -> bool:
+        """While Redis does not answer, let one caller find out whether it does again; nobody else waits for it."""
+        with self.lock:
+            now = time.monotonic()
+            if self.silent and now < self.ask_at:
+                return False
+            self.ask_at = now + PAUSE_SECONDS
+            return True
+
+    def report(self, exc: Exception) -> None:
+        name = type(exc).__name__
+        if time.monotonic() >= self.logged.get(name, 0.0):
+            self.logged[name] = time.monotonic() + QUIET_SECONDS
+            log.warning("redis fails", error=name)
 
 
 _memory = _Memory()
 
 
 def remember(call: Callable[[Any], Result], *, otherwise: Result) -> Result:
-    """Call with a Redis client; while Redis does not answer, give ``otherwise`` at once."""
-    if time.monotonic() < _memory.closed_until:
+    """Call with a Redis client, and give ``otherwise`` where that fails; at once while Redis does not answer.
+
+    An error that Redis answers (read-only, full, no permission, a key of another type) comes at once and may concern this
+    key alone: it keeps nobody else from asking. So does what ``call`` makes of a value that is not what was expected.
+    """
+    memory = _memory
+    if not memory.may_ask():
         return otherwise
     try:
-        return call(_client())
-    except redis.RedisError as exc:
-        _memory.closed_until = time.monotonic() + PAUSE_SECONDS
-        log.warning("redis does not answer", error=type(exc).__name__)
+        result = call(client := memory.connect())
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as exc:
+        memory.silent = True
+        memory.report(exc)
         return otherwise
-
-
-def _client() -> Any:
-    with _memory.lock:
-        if _memory.client is None:
-            # `retry=None` means none: the default repeats for seconds
-            _memory.client = redis.Redis.from_url(
-                settings.REDIS_URL, socket_connect_timeout=0.3, socket_timeout=0.5, retry=None, decode_responses=True
-            )
-        return _memory.client
+    except (redis.RedisError, ValueError, TypeError, LookupError, AttributeError) as exc:
+        if isinstance(exc, redis.exceptions.ReadOnlyError | redis.exceptions.MasterDownError):
+            # the name may lead to another server by now, and connections stay with the one that became a replica
+            client.connection_pool.disconnect(inuse_connections=False)
+        memory.silent = False
+        memory.report(exc)
+        return otherwise
+    memory.silent = False
+    return result
 
 
 REFUSALS_KEPT_SECONDS = 8 * 24 * 3600
 
 
-def count_refusal(account_id: int | None, reason: str) -> None:
-    """Count a webhook that was turned away, so that an operator sees a wrong secret or an attack."""
+def count_refusal(account_id: int | None, reason: str, times: int = 1) -> None:
+    """Count webhooks that were turned away, so that an operator sees a wrong secret or an attack."""
     key = f"connector:refused:{datetime.now(UTC):%Y-%m-%d}"
 
     def count(redis: Any) -> None:
-        redis.hincrby(key, f"{account_id or '-'}:{reason}", 1)
+        redis.hincrby(key, f"{account_id or '-'}:{reason}", times)
         redis.expire(key, REFUSALS_KEPT_SECONDS)
 
     remember(count, otherwise=None)
@@ -65,9 +103,13 @@ def count_refusal(account_id: int | None, reason: str) -> None:
 def refusals_today(account_id: int | None) -> dict[str, int]:
     """Read today's count of refused webhooks by reason; nothing while Redis is down."""
     key = f"connector:refused:{datetime.now(UTC):%Y-%m-%d}"
-    counts: dict[str, str] = remember(lambda redis: redis.hgetall(key), otherwise={})
     prefix = f"{account_id or '-'}:"
-    return {field.removeprefix(prefix): int(n) for field, n in counts.items() if field.startswith(prefix)}
+
+    def read(redis: Any) -> dict[str, int]:
+        counts: dict[str, str] = redis.hgetall(key)
+        return {field.removeprefix(prefix): int(n) for field, n in counts.items() if field.startswith(prefix)}
+
+    return remember(read, otherwise={})
 
 
 def note_old_secret(account_id: int) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,11 +24,13 @@ from cryptography.x509.oid import NameOID
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.text import capfirst
 
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
 from connector.infobip.setup import ProfileSettings, SetupClient, State
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
 from tenants import broker
+from tenants.encryption import CannotDecrypt, readable
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, long_org_id
 from tenants.tenancy import every_org
@@ -184,6 +187,8 @@ def try_login(way: SalesforceConnection) -> str:
         raise SetupProblem({_field_of(exc): remedy_of(exc)}) from exc
     except AddressRefused as exc:
         raise SetupProblem({"my_domain": str(exc)}) from exc
+    except CannotDecrypt as exc:
+        raise SetupProblem({"": f"{capfirst(exc.message)}."}) from exc
     except ServiceUnavailable as exc:
         raise SetupProblem({"": f"Salesforce does not answer at {way.base_url} ({exc.message}). Try again."}) from exc
     return token.org_id
@@ -277,8 +282,10 @@ def finish_key_change(org: Org, *, who: str) -> None:
     :raises SetupProblem: if the org does not take it yet; the present one stays in use
     """
     way = copy(org.salesforce)
-    if not way.next_private_key:
-        raise SetupProblem({"": "No change of keys is under way."})
+    if not readable(way, "next_private_key"):
+        same = SalesforceConnection.objects.filter(org=org, next_certificate=way.next_certificate)
+        same.update(next_private_key="", next_certificate="")
+        raise SetupProblem({"": "There is no new key pair, or we can no longer read it. Make a new one."})
     way.private_key, way.certificate = way.next_private_key, way.next_certificate
     _check_same_org(org, try_login(way))
     with transaction.atomic():
@@ -449,6 +456,7 @@ def infobip_setup(account: InfobipAccount) -> SetupClient:
     return SetupClient(base_url=account.base_url, api_key=account.api_key, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
 
 
+UNREADABLE_KEY = "We can no longer read the API key that is kept here. Enter it again."
 NAME_TAKEN = "There is an account of this name already."
 
 
@@ -469,6 +477,8 @@ def connect_infobip(
     check_addresses(account, "base_url")
     try:
         capabilities = infobip_setup(account).probe_scopes().capabilities
+    except CannotDecrypt as exc:
+        raise SetupProblem({"api_key": UNREADABLE_KEY}) from exc
     except AuthenticationFailed as exc:
         raise SetupProblem({"api_key": f"Infobip does not accept this API key: {exc.message}"}) from exc
     except ApiError as exc:
@@ -498,14 +508,16 @@ def subscribe(account: InfobipAccount, *, who: str) -> None:
     :raises SetupProblem: if the key may not, or Infobip refuses
     """
     name = f"scc-{account.uuid}"
+    if not readable(account, "webhook_secret"):
+        raise SetupProblem({"": "We can no longer read this account's secret. Make a new one first."})
     profile = ProfileSettings(profile_id=name, auth_id=name, notify_url=account.webhook_url, secret=account.webhook_secret)
     wanted: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("WHATSAPP", f"{name}-whatsapp", "WhatsApp messages", WHATSAPP_EVENTS)
     ]
     if account.senders.filter(chatbot_first=True).exists():
         wanted.append(("CUSTOMER_ENGAGEMENT", f"{name}-conversations", "Chatbot conversations", CHATBOT_EVENTS))
-    client = infobip_setup(account)
     try:
+        client = infobip_setup(account)
         for channel, subscription_id, title, events in wanted:
             client.ensure_subscription(
                 channel=channel,
@@ -522,6 +534,8 @@ def subscribe(account: InfobipAccount, *, who: str) -> None:
                 "or set the subscription up by hand as shown."
             }
         ) from exc
+    except CannotDecrypt as exc:
+        raise SetupProblem({"": UNREADABLE_KEY}) from exc
     except ApiError as exc:
         raise SetupProblem({"": f"Infobip did not take the subscription: {exc.message}"}) from exc
     account.org.note(who, "subscribed to Infobip's events", account.name)
@@ -544,15 +558,16 @@ def change_webhook_secret(account: InfobipAccount, *, who: str) -> None:
     """
     with transaction.atomic():
         mine = InfobipAccount.objects.select_for_update().get(pk=account.pk)
-        if not mine.previous_webhook_secret:
-            mine.previous_webhook_secret, mine.webhook_secret = mine.webhook_secret, secrets.token_urlsafe(32)
+        if not readable(mine, "previous_webhook_secret"):
+            mine.previous_webhook_secret = readable(mine, "webhook_secret")
+            mine.webhook_secret = secrets.token_urlsafe(32)
             mine.save(update_fields=["previous_webhook_secret", "webhook_secret", "updated_at"])
             mine.org.note(who, "made a new webhook secret", mine.name)
 
 
 def digest_of_token(account: InfobipAccount) -> str:
     """Name a hand-over token without telling it."""
-    return hashlib.sha256(account.handover_token.encode()).hexdigest()
+    return hashlib.sha256(readable(account, "handover_token").encode()).hexdigest()
 
 
 def change_handover_token(account: InfobipAccount, *, seen: str, who: str) -> None:
@@ -672,6 +687,8 @@ def describe_account(account: InfobipAccount) -> AccountView:
     try:
         mine = infobip_setup(account).subscriptions("WHATSAPP")
         subscribed = any("INBOUND_MESSAGE" in each.events for each in mine)
+    except CannotDecrypt:
+        problem = UNREADABLE_KEY
     except AuthenticationFailed:
         pass  # the key may not tell
     except ApiError as exc:
@@ -705,8 +722,12 @@ class AccountSenders:
 def describe_senders(account: InfobipAccount) -> AccountSenders:
     """List an account's usable numbers, and those that are chosen though Infobip does not list them."""
     chosen = {sender.number: sender for sender in account.senders.select_related("channel")}
-    client = infobip_setup(account)
     problem, may_list, listed = "", True, []
+    try:
+        client = infobip_setup(account)
+    except CannotDecrypt:
+        kept = [SenderView(number, "", sender, "") for number, sender in sorted(chosen.items())]
+        return AccountSenders(account, kept, False, UNREADABLE_KEY, {}, None, digest_of_token(account))
     try:
         listed = [each for each in client.numbers() if each.usable]
     except AuthenticationFailed as exc:
@@ -753,4 +774,5 @@ def disconnect(org: Org, *, who: str) -> None:
         Org.objects.filter(pk=org.pk).update(disconnected_at=timezone.now())
         org.web_sessions.all().delete()
         org.note(who, "disconnected the org")
-    org.salesforce.tokens().revoke()
+    with suppress(CannotDecrypt):  # then no token can be ours
+        org.salesforce.tokens().revoke()

@@ -21,11 +21,12 @@ from django.utils.functional import cached_property
 from connector.events import UnexpectedPayload
 from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable, time_limit
 from connector.infobip.setup import ApiKey, SetupClient
-from connector.salesforce import platform_events
 from connector.salesforce.auth import AccessToken, remedy_of
+from connector.salesforce.pubsub.channel import may_subscribe
 from connector.salesforce.rest import OLDEST_VERSION, Field, Limit, RestClient, soql_text
 from tenants import connecting
 from tenants.broker import automatic_seen_at, old_secret_used_at, refusals_today
+from tenants.encryption import CannotDecrypt, unreadable
 from tenants.installation import LICENCES
 from tenants.models import Channel, Checkup, InfobipAccount, Org, SalesforceConnection, TranscriptForm
 from tenants.onboarding import SetupProblem
@@ -39,6 +40,7 @@ LONGEST_PASS_SECONDS = 50 * 60.0
 CERTIFICATE_DAYS = 30
 KEY_DAYS = 30
 SCOPES = frozenset({"api", "interaction_api"})  # of a token; what else the app needs, its login asks for
+LONGEST_SECONDS = 60.0  # of one org, while the others wait for their turn
 LEAST_LEFT = 0.1  # of an allocation
 TYPE_LENGTH, PAYLOAD_LENGTH = 36, 32_768  # what the fields must hold at least
 
@@ -76,9 +78,18 @@ class Facts:
         self._keys: dict[int, list[ApiKey]] = {}
 
     @cached_property
+    def _login(self) -> AccessToken | ApiError:
+        try:
+            return connecting.log_in(self.way)
+        except ApiError as exc:
+            return exc
+
+    @property
     def token(self) -> AccessToken:
-        """What a login of now gives."""
-        return connecting.log_in(self.way)
+        """What a login of now gives. There is one: where it is refused, or hangs, so would be the next check's."""
+        if isinstance(self._login, ApiError):
+            raise self._login.with_traceback(None)
+        return self._login
 
     @property
     def organization(self) -> str:
@@ -157,13 +168,12 @@ class Facts:
         found = self.rest.describe(event)
         return None if found is None else {each.name: each for each in found}
 
-    @cached_property
-    def infobip(self) -> dict[int, SetupClient]:
-        return {account.pk: connecting.infobip_setup(account) for account in self.accounts}
+    def infobip(self, account: InfobipAccount) -> SetupClient:
+        return connecting.infobip_setup(account)
 
     def may_read(self, event: str) -> bool | None:
         """Whether the integration user may read an event's stream; None: there is none."""
-        return platform_events.may_subscribe(
+        return may_subscribe(
             self.way.pubsub_endpoint or settings.SALESFORCE_PUBSUB_ENDPOINT,
             f"/event/{event}",
             self.organization,
@@ -174,7 +184,7 @@ class Facts:
     def own_keys(self, account: InfobipAccount) -> list[ApiKey]:
         """What an account tells of the key that we use."""
         if account.pk not in self._keys:
-            enabled = [key for key in self.infobip[account.pk].api_keys() if key.enabled]
+            enabled = [key for key in self.infobip(account).api_keys() if key.enabled]
             # Infobip may keep the keys' secrets to itself: then only a single one is certainly ours
             ours = [key for key in enabled if key.ours] or (enabled if len(enabled) == 1 else [])
             self._keys[account.pk] = ours
@@ -218,8 +228,8 @@ def register_for_accounts(title: str) -> Callable[[AccountCheck], AccountCheck]:
 
 
 def examine(org: Org) -> list[Finding]:
-    """Make all checks, and keep what was found."""
-    with org_scope(org.pk):
+    """Make all checks, and keep what was found; what has not answered by ``LONGEST_SECONDS`` counts as not answering."""
+    with org_scope(org.pk), time_limit(LONGEST_SECONDS):
         facts = Facts(org)
         findings = [finding for title, check in checks.items() for finding in _look(title, check, facts)]
         kept = [asdict(each) for each in findings]
@@ -268,6 +278,27 @@ def state(good: bool, otherwise: State = State.BAD) -> State:
     return State.GOOD if good else otherwise
 
 
+# here
+
+
+@register("Stored credentials")
+def credentials_can_be_read(facts: Facts) -> Iterator[Finding]:
+    rows = [("the Salesforce connection", facts.way), *((f"Infobip account {each.name}", each) for each in facts.accounts)]
+    lost = [f"{credential} of {owner}" for owner, row in rows for credential in unreadable(row)]
+    yield Finding(
+        "Stored credentials",
+        state(not lost),
+        f"cannot be decrypted: {'; '.join(lost)}" if lost else "all can be decrypted",
+        "a key in FIELD_ENCRYPTION_KEYS for each",
+        "They are kept encrypted, and what needs one that no key fits does not work.",
+        "Let an operator put the key that wrote it back into FIELD_ENCRYPTION_KEYS, or make it anew: a key pair under "
+        "“Connect your org” (by “Connect again” where nobody can sign in), API key and secret under “Add Infobip "
+        "accounts”, a hand-over token under “Select senders”."
+        if lost
+        else "",
+    )
+
+
 # Salesforce: the way in
 
 
@@ -280,6 +311,8 @@ def login_works(facts: Facts) -> Iterator[Finding]:
         facts.token  # noqa: B018
     except AuthenticationFailed as exc:
         yield Finding(title, State.BAD, exc.message, expected, why, remedy_of(exc), link)
+    except CannotDecrypt:
+        raise  # not Salesforce's doing
     except ApiError as exc:
         remedy = "If it stays so, check the address of My Domain, and Salesforce's status page."
         yield Finding(title, State.BAD, exc.message, expected, why, remedy)
@@ -356,7 +389,7 @@ def version_is_new_enough(facts: Facts) -> Iterator[Finding]:
     why = "Older versions name a channel's switches differently."
     try:
         version = facts.rest.version
-    except AuthenticationFailed:
+    except (AuthenticationFailed, CannotDecrypt):
         raise
     except CustomerMustAct as exc:
         yield Finding(
@@ -849,7 +882,7 @@ def key_works(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
     title = f"API key of {account.name}"
     why = "Without it reps cannot answer."
     try:
-        probe = facts.infobip[account.pk].probe_scopes()
+        probe = facts.infobip(account).probe_scopes()
     except AuthenticationFailed as exc:
         remedy = "It was disabled, has expired, or may be used from other addresses only. Enter another one."
         yield Finding(title, State.BAD, exc.message, "accepted", why, remedy)
@@ -918,7 +951,7 @@ def _is_among(address: str, allowed: Iterable[str]) -> bool:
 
 @register_for_accounts("Subscription to WhatsApp events")
 def events_come_to_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
-    client = facts.infobip[account.pk]
+    client = facts.infobip(account)
     subscriptions = client.subscriptions("WHATSAPP")
     profiles = {name: client.profile(name) for name in sorted({each.profile_id for each in subscriptions})}
     reaching = {
@@ -982,7 +1015,7 @@ def senders_are_chosen(facts: Facts) -> Iterator[Finding]:
 @register_for_accounts("Forwarding of the senders")
 def numbers_follow_subscription(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
     for sender in account.senders.order_by("number"):
-        ways = facts.infobip[account.pk].inbound_configurations(sender.number)
+        ways = facts.infobip(account).inbound_configurations(sender.number)
         bypass = [each for each in ways if each.bypasses_subscription and not each.keyword]
         by_keyword = [each.keyword for each in ways if each.bypasses_subscription and each.keyword]
         good = not bypass and not by_keyword
@@ -1006,7 +1039,7 @@ def senders_are_connected(facts: Facts, account: InfobipAccount) -> Iterator[Fin
     numbers = list(account.senders.values_list("number", flat=True))
     if not numbers:
         return
-    for number, quality in facts.infobip[account.pk].qualities(numbers).items():
+    for number, quality in facts.infobip(account).qualities(numbers).items():
         good = quality.status in ("CONNECTED", "UNKNOWN", "")
         yield Finding(
             f"State of +{number} at WhatsApp",
@@ -1022,7 +1055,7 @@ def senders_are_connected(facts: Facts, account: InfobipAccount) -> Iterator[Fin
 def chatbots_tell_us(facts: Facts, account: InfobipAccount) -> Iterator[Finding]:
     if not account.senders.filter(chatbot_first=True).exists():
         return
-    mine = facts.infobip[account.pk].subscriptions("CUSTOMER_ENGAGEMENT")
+    mine = facts.infobip(account).subscriptions("CUSTOMER_ENGAGEMENT")
     good = any("CONVERSATION_MESSAGE_RECEIVED" in each.events for each in mine)
     yield Finding(
         f"Chatbot conversations of {account.name}",

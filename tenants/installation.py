@@ -7,6 +7,7 @@ then. Nothing is done twice: what is there already is found first, and one reque
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -24,7 +25,7 @@ from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.rest import Deployment, RestClient, is_duplicate, soql_text, static_token
 from connector.salesforce.sign_in import revoke, user_info
 from tenants import connecting, package
-from tenants.encryption import CannotDecrypt
+from tenants.encryption import readable
 from tenants.models import Draft, Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.package import Part, Settings
 from tenants.tenancy import every_org
@@ -125,7 +126,7 @@ def begin(org: Org, *, who: str, token: str, undo: bool) -> Installation:
             org.note(who, "began to take the package back" if undo else "began an installation")
             begun = Installation.objects.create(org=org, who=who, token=token, undo=undo, steps=steps)
     for each in under_way:
-        _revoke(each.org, each.token)
+        _revoke(each.org, readable(each, "token"))
     return org.installations.get(pk=same.pk) if same else begun
 
 
@@ -417,20 +418,23 @@ def _definition(given: Settings) -> dict[str, Any]:
 # the token
 
 
-def _give_back(run: Installation) -> None:
-    """Revoke an administrator's token and forget it; one that could not be revoked is kept for another try."""
-    run.refresh_from_db(fields=["token"])  # whoever began again meanwhile brought another one
-    if _revoke(run.org, run.token) or timezone.now() - run.created_at > LONGEST_TOKEN:
+def _give_back(run: Installation) -> bool:
+    """Revoke an administrator's token and forget it; False: it could not be revoked, and is kept for another try."""
+    run = Installation.objects.select_related("org__salesforce").get(pk=run.pk)
+    gone = _revoke(run.org, readable(run, "token")) or timezone.now() - run.created_at > LONGEST_TOKEN
+    if gone:
         Installation.objects.filter(pk=run.pk).update(token="")
-        run.token = ""
+    return gone
 
 
 def _revoke(org: Org, token: str) -> bool:
     """End a token's life; False if Salesforce does not answer."""
-    way = org.salesforce
     try:
         if token:
+            way = org.salesforce
             revoke(way.base_url, AccessToken(token, way.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    except SalesforceConnection.DoesNotExist:
+        return True  # nobody knows any more whose it was
     except ApiError as exc:
         log.warning("administrator's token not revoked", org=org.pk, error=str(exc))
         return False
@@ -450,13 +454,8 @@ def revoke_leftover_tokens() -> int:
             for pk in old.order_by("?").values_list("pk", flat=True)[:MOST_REVOKED]:
                 if time.monotonic() > until:
                     break
-                try:
-                    with time_limit(REVOKE_SECONDS):
-                        gone += _revoke_left(model, pk)
-                except (CannotDecrypt, ObjectDoesNotExist) as exc:
-                    log.warning("administrator's token not revoked", row=pk, error=type(exc).__name__)
-                    ended = model._default_manager.filter(pk=pk, created_at__lt=timezone.now() - LONGEST_TOKEN)
-                    gone += ended.update(token="")
+                with suppress(ObjectDoesNotExist), time_limit(REVOKE_SECONDS):
+                    gone += _revoke_left(model, pk)
     return gone
 
 
@@ -465,7 +464,7 @@ def _revoke_left(model: type[Installation] | type[PendingSignIn], pk: int) -> bo
     if not connection.in_atomic_block:
         connection.close()  # nobody holds one while they call
     org = row.org
-    gone = org is None or _revoke(org, row.token) or timezone.now() - row.created_at > LONGEST_TOKEN
+    gone = org is None or _revoke(org, readable(row, "token")) or timezone.now() - row.created_at > LONGEST_TOKEN
     if gone:
         model._default_manager.filter(pk=pk).update(token="")
     return gone

@@ -16,7 +16,7 @@ from connector.infobip.client import InfobipClient
 from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
 from connector.salesforce.interactions import InteractionClient
 from connector.salesforce.rest import RestClient
-from tenants.encryption import EncryptedField
+from tenants.encryption import EncryptedField, readable
 from tenants.tokens import Credentials, OrgTokens
 
 HANDLE_ALPHABET = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKMNPQRSTUVWXYZ23456789"  # nothing that looks like something else
@@ -146,7 +146,8 @@ class InfobipAccount(models.Model):
 
     @property
     def webhook_secrets(self) -> list[str]:
-        return [self.webhook_secret, self.previous_webhook_secret]
+        """Give the secrets that a webhook may be signed with; empty: it is signed with none."""
+        return [readable(self, "webhook_secret"), readable(self, "previous_webhook_secret")]
 
     @property
     def header_of_signature(self) -> str:

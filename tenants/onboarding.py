@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from connector.http import AddressRefused
 from tenants import texts
+from tenants.encryption import readable
 from tenants.models import (
     AtEnd,
     Channel,
@@ -265,8 +266,9 @@ def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:
 
 def _keep_account(org: Org, data: dict[str, Any], number: int) -> InfobipAccount:
     account = org.infobip_accounts.filter(name=data["name"]).first() or InfobipAccount(org=org, name=data["name"])
-    if account.pk and account.webhook_secret != data["webhookSecret"]:
-        account.previous_webhook_secret = account.webhook_secret
+    before = readable(account, "webhook_secret")
+    if before and before != data["webhookSecret"]:
+        account.previous_webhook_secret = before
     account.base_url, account.api_key = data["baseUrl"], data["apiKey"]
     account.webhook_secret = data["webhookSecret"]
     account.signature_header, account.handover_token = data["signatureHeader"], data["handoverToken"]

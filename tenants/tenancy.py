@@ -7,13 +7,15 @@ it is not, so that a persistent connection, or one from the pool, that comes bac
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from django.db import Error, connection, migrations
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
+
+from tenants.database import drop_if_spent
 
 SETTING = "connector.org"
 EVERY_ORG = "*"
@@ -40,8 +42,10 @@ def _scoped(value: str) -> Iterator[None]:
     token = _scope.set(value)
     try:
         if connection.connection is not None and not connection.in_atomic_block:
-            with suppress(Error):  # the server went away; the next statement says so, or opens a new connection
+            try:
                 _guard_of(connection).align()
+            except Error as exc:  # the server went away; the next statement says so, or opens a new connection
+                drop_if_spent(connection, exc)
         yield
     finally:
         _scope.reset(token)
@@ -85,9 +89,16 @@ def guard_new_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
     guard.align()
 
 
-def isolation(table: str, *, org_column: str = "org_id", references: dict[str, str] | None = None) -> migrations.RunSQL:
+def isolation(
+    table: str,
+    *,
+    org_column: str = "org_id",
+    unique: str = "id, org_id",
+    references: dict[str, str] | None = None,
+) -> migrations.RunSQL:
     """Make the migration operation that isolates a table by org.
 
+    :param unique: the columns of the constraint that foreign keys can point at, in the order that its index is read in
     :param references: foreign key column to the table it points at. Foreign keys bypass policies, so each becomes one on
         org *and* id: a row of one org cannot point at another's
     """
@@ -105,7 +116,7 @@ def isolation(table: str, *, org_column: str = "org_id", references: dict[str, s
         f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
     ]
     if org_column != "id":
-        forward.append(f"ALTER TABLE {table} ADD CONSTRAINT {table}_org_and_id UNIQUE (id, org_id)")
+        forward.append(f"ALTER TABLE {table} ADD CONSTRAINT {table}_org_and_id UNIQUE ({unique})")
         backward.insert(0, f"ALTER TABLE {table} DROP CONSTRAINT {table}_org_and_id CASCADE")
     for column, target in (references or {}).items():
         name = f"{table}_same_org_{column}"

@@ -102,7 +102,10 @@ def is_duplicate(error: ApiError) -> bool:
 
 class _SignedIn:
     def __init__(self, token: AccessToken) -> None:
-        self.token = token
+        self.token, self.key = token, token.value
+
+    def ready(self) -> AccessToken:
+        return self.token
 
     def current(self) -> AccessToken:
         return self.token
@@ -126,6 +129,7 @@ class RestClient(ApiClient):
 
     service = "Salesforce"
     largest_answer = _LARGEST_ANSWER
+    tokens: TokenSource
 
     def __init__(self, *, base_url: str, tokens: TokenSource, allow_local: bool) -> None:
         address = check_address(base_url, service=self.service, hosts=ORG_HOSTS, allow_local=allow_local)

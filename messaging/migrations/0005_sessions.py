@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("messaging", "0003_chatbot_and_sessions")]
+    dependencies = [("messaging", "0004_inbox")]
 
     operations = [
         migrations.RenameField("handover", "raised_at", "held_at"),

@@ -17,17 +17,13 @@ from tests.conftest import World
 from tests.set_up.pages import signed_in
 from tests.templates_ui.test_panel import SESSION, change, converse, send
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("rows_beside_a_browser"),
+    pytest.mark.timeout(120),
+]
 LONG = "Maximiliana-Konstantinopolitanische Dudelsackpfeifenmachergesellschaft " * 2
 UNBROKEN = LONG.replace(" ", "")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def rows_beside_a_browser() -> Iterator[None]:
-    """Playwright's loop runs in this thread, and Django takes that for code that must not wait."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        yield
 
 
 class Panel:

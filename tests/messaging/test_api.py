@@ -18,13 +18,13 @@ from django.utils import timezone
 
 from connector.http import CONNECT_SECONDS
 from messaging import api
-from messaging.ingest import receive_webhook
 from messaging.models import Address, Conversation, Direction, Lane, Message, Status
 from tenants import api_tokens, broker
 from tenants.models import ApiCall, ApiToken, Org, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, whatsapp_text
 from tests.set_up.pages import at_once
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -145,7 +145,7 @@ def test_a_template_is_queued_before_salesforce_is_asked(acme: World, salesforce
     assert (message.direction, message.status, message.sender_id) == ("outbound", Status.PENDING, acme.sender.pk)
     with every_org():
         lane = Lane.objects.get(direction=Direction.OUTBOUND)
-    assert (lane.position, lane.arrivals, message.position) == (1, 1, 1) and lane.due_at is not None
+    assert (lane.position, lane.version, message.position) == (1, 1, 1) and lane.due_at is not None
 
 
 def test_infobips_own_form_of_a_template_is_kept_as_it_is(acme: World, salesforce: responses.RequestsMock) -> None:
@@ -376,7 +376,7 @@ def test_a_login_that_fails_is_the_orgs_set_up(acme: World) -> None:
 
 
 def test_an_answer_without_ids_is_taken(acme: World, salesforce: responses.RequestsMock) -> None:
-    salesforce.post(ESTABLISH, status=202, json={})
+    salesforce.post(ESTABLISH, status=202, json={"success": True})
     answer = post(token_of(acme), body_of(acme))
     assert (answer.status_code, answer.json()["conversationId"], answer.json()["sessionId"]) == (201, "", "")
     assert with_rep() and not conversation().session_open
@@ -531,7 +531,7 @@ def test_a_database_in_trouble_is_not_the_callers_fault(acme: World, monkeypatch
         raise OperationalError("the connection was lost")
 
     token = token_of(acme)
-    monkeypatch.setattr(api, "address", trouble)
+    monkeypatch.setattr(api, "start_outbound", trouble)
     answer = post(token, body_of(acme, template=ORDER_UPDATE), "order-2291")
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "not_stored", "1")
     with every_org():

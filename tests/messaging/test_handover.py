@@ -18,16 +18,17 @@ from pytest_django import Settings
 from requests import PreparedRequest
 
 from connector.events import MARK
-from messaging import batches, due_sessions, handover, handover_steps, lanes, sessions
+from messaging import batches, claims, due_sessions, handover, handover_steps, queue, sessions
+from messaging.claims import Given
 from messaging.doctor import handovers_succeed
 from messaging.handover import UnusableCall, parse_call
-from messaging.ingest import receive_webhook
-from messaging.lanes import Opening
 from messaging.models import Direction, Handover, Lane, Message, Session, Status
+from messaging.sessions import Opening
 from tenants.doctor import Facts
 from tenants.models import AtEnd, Org, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -135,7 +136,7 @@ def write(world: World, text: str, **more: Any) -> None:
 
 def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
     assert work.conversation_id is not None
-    lanes.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
+    sessions.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
 
 
 BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
@@ -184,10 +185,9 @@ def test_the_transcript_comes_first_in_order_and_what_is_written_meanwhile_after
 
 def lanes_ready() -> list[str]:
     with transaction.atomic():
-        claims = lanes.claim(10)
-        heads = lanes.first_waiting([each.lane_id for each in claims])
-        lanes.hand_back(claims)
-    return [head.text for head in heads.values()]
+        taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(10)], holder=1)
+        transaction.set_rollback(True)
+    return [message.text for _, message in taken if message is not None]
 
 
 def test_it_waits_for_the_line_that_asked_for_a_person(chatbot: World, infobip: responses.RequestsMock) -> None:
@@ -529,7 +529,7 @@ def test_a_row_that_raises_is_counted_and_refused_in_words(
     Handover.objects.filter(pk=work.pk).update(attributes=["no", "object"])
     fail_until_given_up(work)
     assert work.state == Handover.State.REFUSED and "AttributeError" in work.problem and work.due_at is None
-    assert not Lane.objects.filter(barrier__isnull=False).exists()
+    assert not Lane.objects.filter(hold__isnull=False).exists()
 
 
 def test_a_transcript_that_cannot_be_written_does_not_hold_back_the_customer_for_ever(
@@ -577,7 +577,7 @@ def test_credentials_that_no_key_fits_are_counted_and_cost_no_other_org(
         handover.carry_on(claimed)
     work.refresh_from_db()
     other.refresh_from_db()
-    assert (work.state, work.tries) == (Handover.State.CALLED, 1) and "No key" in work.problem
+    assert (work.state, work.tries) == (Handover.State.CALLED, 1) and "no key" in work.problem
     assert other.problem == "" and len(infobip.calls) == 1
     Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(minutes=16))
     assert step(work).state == Handover.State.REFUSED
@@ -661,7 +661,7 @@ def test_a_conversation_that_somebody_holds_has_its_hand_over_carried_on_in_a_mo
 
     def hold() -> None:
         with every_org(), transaction.atomic():
-            lanes.lock((), neighbours_of=[work.conversation_id or 0])
+            queue.lock_conversations([work.conversation_id or 0])
             held.set()
             done.wait(10)
         connection.close()
@@ -727,11 +727,11 @@ def test_a_session_that_ends_while_its_history_is_imported_gives_the_conversatio
         due_sessions.process_due()
     assert texts_of_ours() == ["Goodbye."]
     inbound = Lane.objects.get(direction=Direction.INBOUND)
-    assert inbound.with_rep_since is not None and inbound.barrier is not None  # a transcript is under way
+    assert inbound.with_rep_since is not None and inbound.hold is not None  # a transcript is under way
     infobip.post(HISTORY, json=TAKEN)
     assert step(work).state == Handover.State.ENDING and work.due_at is not None and work.problem == ""
     inbound.refresh_from_db()
-    assert inbound.with_rep_since is None and inbound.barrier is None
+    assert inbound.with_rep_since is None and inbound.hold is None
     write(native, "and another thing")
     assert waiting() == []  # the chatbot has it
     Message.objects.update(status=Status.SENT)
@@ -844,7 +844,7 @@ def test_a_hand_over_that_was_taken_over_during_a_call_writes_nothing(
     handover.carry_on(lost)
     work.refresh_from_db()
     assert (work.state, work.tries) == (Handover.State.READING, 0) and work.lease_id not in (None, lost.lease_id)
-    assert waiting() == [] and Lane.objects.get(direction=Direction.INBOUND).barrier is not None
+    assert waiting() == [] and Lane.objects.get(direction=Direction.INBOUND).hold is not None
 
 
 def test_a_hand_over_that_was_taken_over_writes_no_batch(native: World, infobip: responses.RequestsMock) -> None:

@@ -13,16 +13,16 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from messaging import handover, housekeeping, lanes
+from messaging import handover, housekeeping, sessions
 from messaging.handover import Call
 from messaging.housekeeping import Housekeeping, Kind, UnderWay
-from messaging.ingest import receive_webhook
-from messaging.lanes import Opening
 from messaging.models import ChatbotMessage, Conversation, Handover, Message, Session
+from messaging.sessions import Opening
 from tenants.models import InfobipAccount, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, build_world, whatsapp_text
 from tests.messaging.upstreams import Upstream, listening
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -93,7 +93,7 @@ def open_session(world: World, user: str, *, opened_ago: timedelta = timedelta()
     known = Conversation.objects.get(org=world.org, subject=user)
     Conversation.objects.filter(pk=known.pk).update(window_closes_at=timezone.now() + timedelta(hours=24))
     session_id = f"0Mw5g{uuid4().int % 10**10:010d}CAK"
-    lanes.open_sessions([Opening(world.org.pk, known.pk, str(uuid4()), session_id)])
+    sessions.open_sessions([Opening(world.org.pk, known.pk, str(uuid4()), session_id)])
     session = Session.objects.get(org=world.org, salesforce_id=session_id)
     if opened_ago:
         now = timezone.now()

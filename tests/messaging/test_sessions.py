@@ -16,16 +16,17 @@ from connector.salesforce.auth import AccessToken
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent, Topic
 from connector.salesforce.rest import RestClient, static_token
 from connector.salesforce.sessions import find_ended
-from messaging import batches, due_sessions, housekeeping, lanes, sessions, subscriber
+from messaging import batches, due_sessions, housekeeping, queue, sessions, subscriptions
 from messaging.doctor import sessions_have_no_problem
-from messaging.ingest import StreamBatch, receive_stream_batches, receive_webhook
-from messaging.lanes import Opening
+from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Handover, Lane, Message, Session
+from messaging.sessions import Opening
 from tenants.broker import automatic_seen_at
 from tenants.doctor import Facts
 from tenants.models import Org, WelcomeWhen
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -51,7 +52,7 @@ def begin(world: World, user: str = "385991234567", session_id: str = ID) -> Ses
         world.account, [whatsapp_text("hello", to=world.sender.number, user=user, message_id=f"wamid.{uuid4()}")]
     )
     conversation = Conversation.objects.get(org=world.org, subject=user)
-    lanes.open_sessions([Opening(world.org.pk, conversation.pk, CONVERSATION, session_id)])
+    sessions.open_sessions([Opening(world.org.pk, conversation.pk, CONVERSATION, session_id)])
     return Session.objects.get(org=world.org, salesforce_id=session_id)
 
 
@@ -140,7 +141,7 @@ def test_an_end_is_noted_once_and_an_answer_that_comes_late_does_not_undo_it(acm
     attend()
     assert sessions.end(acme.org.pk, ID, conversation=CONVERSATION) is True
     assert sessions.end(acme.org.pk, ID) is False
-    lanes.open_sessions([Opening(acme.org.pk, session.conversation_id, CONVERSATION, ID)])
+    sessions.open_sessions([Opening(acme.org.pk, session.conversation_id, CONVERSATION, ID)])
     attend()
     attend()
     assert said() == ["Hang tight.", "Goodbye."]
@@ -218,13 +219,14 @@ def test_a_published_change_of_a_session_has_it_asked_about(acme: World, session
 def test_changes_of_sessions_are_read_of_orgs_that_publish_them_only(acme: World, rival: World) -> None:
     acme.org.salesforce.session_changes = True
     acme.org.salesforce.save()
-    topics = {(lease.org_id, lease.topic.name) for lease in subscriber.claim_streams(10)}
+    subscriptions.add_missing()
+    topics = {(lease.org_id, lease.topic.name) for lease in subscriptions.claim_streams(10)}
     events = {(world.org.pk, "/event/Infobip_Event__e") for world in (acme, rival)}
     assert topics == events | {(acme.org.pk, SESSION_CHANGES)}
     EventSubscription.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
     acme.org.salesforce.session_changes = False
     acme.org.salesforce.save()
-    assert {(lease.org_id, lease.topic.name) for lease in subscriber.claim_streams(10)} == events
+    assert {(lease.org_id, lease.topic.name) for lease in subscriptions.claim_streams(10)} == events
 
 
 def sessions_of(world: World, count: int, *, prefix: str = "0Mw5g0", **more: Any) -> list[Session]:
@@ -240,7 +242,7 @@ def sessions_of(world: World, count: int, *, prefix: str = "0Mw5g0", **more: Any
         )
         for n in range(count)
     )
-    lanes.create_lanes(world.org.pk, [each.pk for each in conversations])
+    queue.create_lanes([(world.org.pk, each.pk) for each in conversations])
     given = {"opened_at": now - timedelta(minutes=1), "greeted_at": now, "due_at": now - timedelta(seconds=1)} | more
     return Session.objects.bulk_create(
         Session(org=world.org, conversation=each, salesforce_id=f"{prefix}{n:09d}", **given)
@@ -388,7 +390,7 @@ def test_the_end_of_an_older_session_that_we_hear_of_late_changes_nothing_for_th
     acme: World, session: Session
 ) -> None:
     attend()
-    lanes.open_sessions([Opening(acme.org.pk, session.conversation_id, CONVERSATION, "0Mw5g000000YoungAA")])
+    sessions.open_sessions([Opening(acme.org.pk, session.conversation_id, CONVERSATION, "0Mw5g000000YoungAA")])
     attend()
     work = relayed_handover(acme, session)
     assert sessions.end(acme.org.pk, ID)
@@ -452,7 +454,7 @@ def test_who_holds_a_conversations_lanes_for_long_stops_nobody_elses_text(
 
     def hold() -> None:
         with every_org(), transaction.atomic():
-            lanes.lock((), neighbours_of=[session.conversation_id])
+            queue.lock_conversations([session.conversation_id])
             held.set()
             done.wait(10)
         connection.close()

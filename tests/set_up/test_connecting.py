@@ -14,7 +14,8 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from messaging import relay, subscriber
+from messaging import subscriptions
+from messaging.routes import Routes
 from tenants import connecting, onboarding
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender, WebSession
 from tenants.onboarding import SetupProblem
@@ -271,8 +272,10 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
     with org_scope(org.pk):
         connecting.disconnect(org, who="Ada")
     with every_org():
-        assert not subscriber.claim_streams(10)
-        assert relay._find_route(acme.channel.pk, acme.sender.pk).problem == "the org is disconnected"
+        subscriptions.add_missing()
+        assert not subscriptions.claim_streams(10)
+        key = (acme.channel.pk, acme.sender.pk)
+        assert Routes().find([key])[key].problem == "the org is disconnected"
         assert not WebSession.objects.filter(org=org).exists()
         assert Channel.objects.filter(org=org).exists() and org.audit_entries.filter(what="disconnected the org").exists()
     assert tokens.current().value != token.value  # the old one was revoked and forgotten
@@ -283,7 +286,7 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
         )
     with every_org():
         assert Org.objects.get(pk=org.pk).disconnected_at is None
-        assert len(subscriber.claim_streams(10)) == 1
+        assert len(subscriptions.claim_streams(10)) == 1
 
 
 # channels

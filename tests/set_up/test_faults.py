@@ -10,13 +10,14 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Side
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Upstream
 from sandbox import rest
 from tenants import broker, connecting, doctor
 from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
+from tests.tenants.test_encryption import spoil
 
 Patch = pytest.MonkeyPatch
 EVENT = {
@@ -53,6 +54,14 @@ def let_certificate_end(company: Company, patch: Patch) -> None:
     patch.setattr(connecting, "CERTIFICATE_LIFE", timedelta(days=10))
     way = company.org.salesforce
     company.keep(way, certificate=connecting.certificate_for(way.private_key))
+
+
+def lose_private_key(company: Company, patch: Patch) -> None:
+    spoil(company.org.salesforce, "private_key")
+
+
+def lose_webhook_secret(company: Company, patch: Patch) -> None:
+    spoil(company.account, "webhook_secret")
 
 
 def be_an_old_org(company: Company, patch: Patch) -> None:
@@ -163,7 +172,7 @@ def forget_stream(company: Company, patch: Patch) -> None:
 
 def open_circuit(company: Company, patch: Patch) -> None:
     with every_org():
-        Circuit.objects.create(org=company.org, side=Side.INFOBIP, opened_at=timezone.now())
+        Circuit.objects.create(org=company.org, upstream=Upstream.INFOBIP, endpoint_id=1, opened_at=timezone.now())
 
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
@@ -221,6 +230,10 @@ FORWARDED = ("Forwarding of +{number}",)
 SUBSCRIPTION = ("Subscription of main",)
 # by the title of the check: what can be wrong with it
 FAULTS: dict[str, list[Fault]] = {
+    "Stored credentials": [
+        Fault(lose_private_key, ("Stored credentials",), hides=True, says="private key of the Salesforce connection"),
+        Fault(lose_webhook_secret, ("Stored credentials",), says="webhook secret of Infobip account main"),
+    ],
     "Login to Salesforce": [
         Fault(
             edit("ExternalClientApp.ConsumerKey", "3MVG9other"), ("Login to Salesforce",), hides=True, says="consumer key"

@@ -215,7 +215,7 @@ def test_only_the_orgs_own_hosts_may_frame_its_pages(acme: World) -> None:
     assert "X-Frame-Options" not in wizard(acme, Client())
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/sf/start", "/sf/callback", "/admin/login/", "/e/nobodys/", "/e/%00/"])
+@pytest.mark.parametrize("path", ["/readyz", "/sf/start", "/sf/callback", "/admin/login/", "/e/nobodys/", "/e/%00/"])
 def test_nobody_may_frame_anything_else(db: None, path: str) -> None:
     assert "frame-ancestors 'none'" in Client().get(path)["Content-Security-Policy"]
 

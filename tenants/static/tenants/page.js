@@ -12,6 +12,12 @@
     if (token) event.detail.headers.Authorization = `Bearer ${token}`;
   });
 
+  // The way back asks the server, since pages with secrets are kept nowhere; htmx tells of that request in its own manner.
+  document.addEventListener("htmx:historyCacheMiss", (event) => {
+    if (token) event.detail.xhr.setRequestHeader("Authorization", `Bearer ${token}`);
+  });
+  document.addEventListener("htmx:historyCacheMissLoadError", () => window.location.reload());
+
   // A refusal is a page as well: it is shown where the answer would have been.
   document.addEventListener("htmx:beforeSwap", (event) => {
     const status = event.detail.xhr.status;
@@ -23,7 +29,10 @@
 
   document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
   document.addEventListener("htmx:responseError", (event) => {
-    if (event.detail.xhr.status >= 500) say("Something went wrong on our side. Try again in a moment.");
+    const { status, responseText } = event.detail.xhr;
+    // who is told to wait has a sentence of the server's, and keeps what is filled in
+    const words = status === 503 && new DOMParser().parseFromString(responseText, "text/html").querySelector("p")?.textContent;
+    if (status >= 500) say(words || "Something went wrong on our side. Try again in a moment.");
   });
 
   function say(words) {
