@@ -56,6 +56,23 @@ def test_a_click_that_finds_no_place_loses_nothing_and_a_page_can_be_tried_again
     context.close()
 
 
+def test_a_panel_that_asks_by_itself_alarms_nobody(browser: Browser, acme: World, live_server: LiveServer) -> None:
+    context = browser.new_context(viewport={"width": NARROW, "height": 800})
+    sign_in(context, live_server.url, acme.org)
+    page = context.new_page()
+    page.goto(f"{live_server.url}/e/{acme.org.handle}/templates")
+    with ExitStack() as places:
+        for _ in range(PAGES_AT_ONCE):
+            places.enter_context(place(f"org {acme.org.handle}"))
+        with page.expect_response(lambda each: each.status == 503):
+            page.evaluate("htmx.trigger('#panel', 'refresh')")
+        page.wait_for_timeout(200)
+        expect(page.locator("#alert")).to_be_hidden()
+    with page.expect_response(lambda each: each.status == 204):
+        page.evaluate("htmx.trigger('#panel', 'refresh')")
+    context.close()
+
+
 def test_a_click_that_needs_a_credential_which_cannot_be_read_leads_to_what_to_do(
     browser: Browser, acme: World, live_server: LiveServer, settings: Settings
 ) -> None:

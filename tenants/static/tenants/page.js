@@ -32,6 +32,7 @@
     const { status, responseText } = event.detail.xhr;
     // who is told to wait keeps what is filled in
     const busy = new DOMParser().parseFromString(responseText, "text/html").getElementById("busy");
+    if (busy && event.detail.elt.id === "panel") return; // it asks again by itself
     if (status >= 500) say(busy?.textContent ?? "Something went wrong on our side. Try again in a moment.");
   });
 
