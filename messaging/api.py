@@ -40,7 +40,7 @@ from messaging.retention import API_CALLS_KEPT
 from messaging.sessions import Opening, open_sessions
 from messaging.wake import wake
 from tenants import api_tokens
-from tenants.broker import remember
+from tenants.cache import with_redis
 from tenants.encryption import CannotDecrypt
 from tenants.models import ApiCall, ApiToken, Channel, Org, SalesforceConnection
 from tenants.tenancy import org_scope
@@ -281,7 +281,7 @@ class OrgThrottle(BaseThrottle):
             redis.expire(key, 120)
             return used
 
-        return remember(count, otherwise=0) <= CALLS_A_MINUTE
+        return with_redis(count, default=0) <= CALLS_A_MINUTE
 
     def wait(self) -> float:
         return 60 - time.time() % 60
