@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from tenants.broker import count_refusal, note_old_secret
+from tenants.cache import count_refusal, note_old_secret
 
 log = structlog.get_logger(__name__)
 

@@ -27,7 +27,7 @@ from messaging.query import query, records
 from messaging.queue import FoundLane, LockedLane, NewMessage, append, lock, mark_due
 from messaging.receipts import Report
 from messaging.results import mark_receipts_due
-from tenants.broker import count_refusal, note_automatic
+from tenants.cache import count_refusal, note_automatic
 from tenants.models import Channel
 
 

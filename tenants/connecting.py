@@ -29,7 +29,7 @@ from django.utils.text import capfirst
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
 from connector.infobip.setup import ProfileSettings, SetupClient, State
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
-from tenants import broker
+from tenants import cache
 from tenants.encryption import CannotDecrypt, readable
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, keep_sender, long_org_id
@@ -691,7 +691,7 @@ def describe_account(account: InfobipAccount) -> AccountView:
         pass  # the key may not tell
     except ApiError as exc:
         problem = f"Infobip does not answer: {exc.message}"
-    return AccountView(account, capabilities, subscribed, problem, broker.old_secret_used_at(account.pk))
+    return AccountView(account, capabilities, subscribed, problem, cache.old_secret_used_at(account.pk))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 from connector.http import ApiError
 from tenants import access, api_tokens, budget, connecting, doctor, installation, package, sign_in, texts
 from tenants.access import PageRequest, signed_in
-from tenants.broker import allowed
+from tenants.cache import allowed
 from tenants.connecting import FoundChannel
 from tenants.forms import (
     AccountForm,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from config.celery import app
-from tenants.broker import PAUSE_SECONDS
+from tenants.cache import PAUSE_SECONDS
 from tests.config.ticking import QUEUES
 from tests.support.house import ODD_SECONDS, PROCESSES, House, Oddity, during, opened
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from tenants import broker, connecting
+from tenants import cache, connecting
 from tenants.models import Channel, InfobipAccount, Installation, Membership, Org, Role, SalesforceConnection, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
@@ -355,5 +355,5 @@ def test_signing_out_goes_back_to_the_door(acme: Company, ada: Client) -> None:
 def test_when_the_old_secret_was_last_used_is_shown(acme: Company, ada: Client) -> None:
     press(ada, acme.org, "accounts", action="new secret", account=str(acme.account.uuid))
     assert "was not used within the last days" in look(ada, acme.org, "accounts")
-    broker.note_old_secret(acme.account.pk)
+    cache.note_old_secret(acme.account.pk)
     assert "The old secret was last used" in look(ada, acme.org, "accounts")
