@@ -1,20 +1,16 @@
-"""Works on many orgs' rows at once, and on one at a time where that raises: nobody's row stops the others.
-
-And it says whose fault an error is: a row's, which is then counted on it, or the database's, which passes by itself.
-"""
+"""Works on many orgs' rows at once, and on one at a time where that raises: nobody's row stops the others."""
 
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
+from django.db import connection, transaction
 
 from messaging.query import query
+from tenants.database import facts_of, is_database_trouble, sqlstate
 
 log = structlog.get_logger(__name__)
 
@@ -25,26 +21,9 @@ LOCK_SECONDS = 2.0  # how long a transaction waits for a row that somebody else 
 DATABASE_USERS = 4  # threads of this process that use the database for a moment, at once; the pool has few connections
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_FAULTS_OF_ROWS = ("0A", "21", "22", "23", "42", "44", "54", "P0")
 _ONE_ORGS_TROUBLE = ("40001", "40P01", "55P03", "57014")  # somebody holds a lock, or a statement took too long
 
 _users = threading.BoundedSemaphore(DATABASE_USERS)
-
-
-def is_database_trouble(exc: BaseException) -> bool:
-    """Tell whether the database, not a row, is at fault; what PostgreSQL does not classify is the database's trouble."""
-    if not isinstance(exc, DatabaseError | InterfaceError):
-        return False
-    state = _sqlstate(exc)
-    return (
-        not state.startswith(_FAULTS_OF_ROWS)
-        if state
-        else isinstance(exc, OperationalError | InternalError | InterfaceError)
-    )
-
-
-def _sqlstate(exc: BaseException) -> str:
-    return getattr(exc.__cause__, "sqlstate", None) or ""
 
 
 @contextmanager
@@ -85,35 +64,29 @@ def work_on(
             return [work([row for _, row in rows])]
     except Exception as exc:
         trouble = is_database_trouble(exc)
-        if trouble and _sqlstate(exc) not in _ONE_ORGS_TROUBLE:
+        if trouble and sqlstate(exc) not in _ONE_ORGS_TROUBLE:
             raise
         if len(rows) == 1:
             if trouble:  # taken again at the next turn
-                log.warning("a row waits for the database", org=rows[0][0], error=type(exc.__cause__).__name__)
+                log.warning("a row waits for the database", org=rows[0][0], **facts_of(exc))
             else:
                 _set_aside(rows[0], exc, set_aside)
             return []
-        log.warning("a batch is taken in parts", orgs=len(groups), rows=len(rows), error=type(exc).__name__)
+        log.warning("a batch is taken in parts", orgs=len(groups), rows=len(rows), **facts_of(exc))
     parts: list[Mapping[int, Sequence[T]]]
     parts = [{org: of_org} for org, of_org in groups.items()] if len(groups) > 1 else [{org: [row]} for org, row in rows]
     return [result for part in parts for result in work_on(part, work, set_aside=set_aside)]
 
 
 def _set_aside(row: tuple[int, T], exc: Exception, set_aside: Callable[[T, Exception], None]) -> None:
-    log.error("a row is set aside", org=row[0], error=type(exc).__name__, where=where(exc))
+    log.error("a row is set aside", org=row[0], **facts_of(exc))
     try:
         with brief_transaction():
             set_aside(row[1], exc)
     except Exception as again:
         if is_database_trouble(again):
             raise
-        log.error("a row could not be set aside", org=row[0], error=type(again).__name__, where=where(again))
-
-
-def where(exc: BaseException) -> str:
-    """Name our lines that an error went through, for the log; its text may hold what a person wrote."""
-    frames = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
-    return " > ".join(f"{Path(each.filename).name}:{each.lineno}" for each in frames[-4:])
+        log.error("a row could not be set aside", org=row[0], **facts_of(again))
 
 
 def in_words(exc: Exception) -> str:
