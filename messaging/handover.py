@@ -23,12 +23,13 @@ from django.utils import timezone
 
 from connector.events import clean
 from connector.http import ApiError, time_limit
-from messaging.batches import brief_connection, brief_transaction, in_words, is_database_trouble, where
+from messaging.batches import brief_connection, brief_transaction, in_words
 from messaging.handover_steps import STEPS, CannotGoOn, LeaseLost, Step, end_if_over, go_on_without_transcript
 from messaging.leases import Leases
 from messaging.models import Handover
 from messaging.query import query
 from messaging.retry import backoff_seconds
+from tenants.database import facts_of, is_database_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import InfobipAccount, Org
 
@@ -271,7 +272,7 @@ def _commit_failure(handover: Handover, exc: Exception) -> Step:
     """Count what went wrong on the row: it is tried again after a pause, or given up visibly."""
     expected = isinstance(exc, ApiError | CannotDecrypt | CannotGoOn)
     if not expected:
-        log.error("a hand-over failed", org=handover.org_id, handover=handover.pk, where=where(exc))
+        log.error("a hand-over failed", org=handover.org_id, handover=handover.pk, **facts_of(exc))
     problem = str(exc) if expected else in_words(exc)
     if not _is_given_up(handover, exc):
         pause = timedelta(seconds=backoff_seconds(handover.tries, getattr(exc, "retry_after", None)))
@@ -289,7 +290,7 @@ def _commit_failure(handover: Handover, exc: Exception) -> Step:
     except Exception as again:
         if step.effect is None or isinstance(again, LeaseLost) or is_database_trouble(again):
             raise
-        log.error("a hand-over is ended without a notice", org=handover.org_id, handover=handover.pk, where=where(again))
+        log.error("a hand-over is ended without a notice", org=handover.org_id, handover=handover.pk, **facts_of(again))
         step = go_on_without_transcript(handover, problem, notice=False)
         _commit(handover, step)
     return step
