@@ -16,7 +16,7 @@ from psycopg import errors
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from tenants.broker import remember
+from tenants.cache import with_redis
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ def ready(_request: HttpRequest) -> JsonResponse:
         log.error("database down", error=type(exc).__name__)
         connection.close()
         parts |= {"database": "does not answer" if isinstance(exc, TimeoutError) else "down", "migrations": "unknown"}
-    if not remember(_takes_tasks, otherwise=False):
+    if not with_redis(_takes_tasks, default=False):
         parts["broker"] = "down"
     usable = parts["database"] == "up" and parts["migrations"] == "applied"
     return JsonResponse(parts, status=200 if usable else 503)

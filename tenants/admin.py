@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 
 from tenants import doctor
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.cache import old_secret_used_at, refusals_today
 from tenants.encryption import readable
 from tenants.models import AuditEntry, Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender
 

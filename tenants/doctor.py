@@ -25,7 +25,7 @@ from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.pubsub.channel import may_subscribe
 from connector.salesforce.rest import OLDEST_VERSION, Field, Limit, RestClient, soql_text
 from tenants import connecting
-from tenants.broker import automatic_seen_at, old_secret_used_at, refusals_today
+from tenants.cache import automatic_seen_at, old_secret_used_at, refusals_today
 from tenants.encryption import CannotDecrypt, unreadable
 from tenants.installation import LICENCES
 from tenants.models import Channel, Checkup, InfobipAccount, Org, SalesforceConnection, TranscriptForm
@@ -1151,4 +1151,4 @@ def fix(org: Org, name: str, about: str, *, who: str) -> None:
         raise SetupProblem(
             {"": f"Salesforce does not let our integration user do it ({exc.message}). Follow the remedy by hand."}
         ) from exc
-    org.note(who, "let the doctor mend", name)
+    org.audit(who, "let the doctor mend", name)

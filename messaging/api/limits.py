@@ -12,7 +12,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from messaging.api.errors import Refusal
-from tenants.broker import remember
+from tenants.cache import with_redis
 from tenants.models import ApiToken
 
 CALLS_A_MINUTE = 300  # of one org
@@ -31,7 +31,7 @@ class OrgThrottle(BaseThrottle):
             redis.expire(key, 120)
             return used
 
-        return remember(count, otherwise=0) <= CALLS_A_MINUTE
+        return with_redis(count, default=0) <= CALLS_A_MINUTE
 
     def wait(self) -> float:
         return 60 - time.time() % 60

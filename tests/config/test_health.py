@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 from pytest_django import Settings
 
-from tenants import broker
+from tenants import cache
 
 pytestmark = pytest.mark.django_db
 SOON = 5.0  # seconds: below what routers and orchestrators wait, on a busy machine
@@ -84,14 +84,14 @@ def test_a_process_that_can_work_names_its_parts() -> None:
 
 def test_without_a_broker_webhooks_are_still_routed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    monkeypatch.setattr(broker, "_memory", broker._Memory())
+    monkeypatch.setattr(cache, "_memory", cache._Memory())
     assert ask(200)["broker"] == "down"
 
 
 def test_a_broker_that_says_nothing_is_down(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings.REDIS_URL = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        monkeypatch.setattr(broker, "_memory", broker._Memory())
+        monkeypatch.setattr(cache, "_memory", cache._Memory())
         assert ask(200)["broker"] == "down"
 
 

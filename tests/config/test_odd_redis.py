@@ -14,7 +14,7 @@ import requests
 
 from config.celery import app
 from sandbox.stack import Stack, procfile
-from tenants.broker import PAUSE_SECONDS
+from tenants.cache import PAUSE_SECONDS
 from tests.config.ticking import QUEUES
 
 PROCESSES = ("worker", "subscriber", "beat")

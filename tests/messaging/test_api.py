@@ -20,7 +20,7 @@ from connector.http import CONNECT_SECONDS
 from messaging.api import idempotency, limits, opening, views
 from messaging.models import Address, Conversation, Direction, Lane, Message, Status
 from messaging.query import query
-from tenants import api_tokens, broker
+from tenants import api_tokens, cache
 from tenants.models import ApiCall, ApiToken, Org, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, whatsapp_text
@@ -41,7 +41,7 @@ ORDER_UPDATE = {"name": "order_update", "language": "en_GB", "placeholders": ["A
 
 @pytest.fixture(autouse=True)
 def redis_counts_from_nothing() -> None:
-    broker.remember(lambda redis: redis.flushdb(), otherwise=None)
+    cache.with_redis(lambda redis: redis.flushdb(), default=None)
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_an_org_calls_so_many_times_a_minute(acme: World, rival: World, salesfor
 
     def use_up(all_but: int) -> None:
         used = {f"connector:api:{acme.org.pk}:{each}": limits.CALLS_A_MINUTE - all_but for each in (minute, minute + 1)}
-        broker.remember(lambda redis: redis.mset(used), otherwise=None)
+        cache.with_redis(lambda redis: redis.mset(used), default=None)
 
     use_up(all_but=1)
     assert post(token, body_of(acme)).status_code == 201

@@ -21,7 +21,7 @@ from messaging.doctor import sessions_have_no_problem
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Handover, Lane, Message, Session
 from messaging.sessions import Opening
-from tenants.broker import automatic_seen_at
+from tenants.cache import automatic_seen_at
 from tenants.doctor import Facts
 from tenants.models import Org, WelcomeWhen
 from tenants.tenancy import every_org

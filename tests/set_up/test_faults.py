@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Upstream
 from sandbox import rest
-from tenants import broker, connecting, doctor
+from tenants import cache, connecting, doctor
 from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
@@ -137,7 +137,7 @@ def put_chatbot_first(company: Company, patch: Patch) -> None:
 
 
 def refuse_webhooks(company: Company, patch: Patch) -> None:
-    broker.count_refusal(company.account.pk, "bad signature")
+    cache.count_refusal(company.account.pk, "bad signature")
 
 
 def change_secret(company: Company, patch: Patch) -> None:
@@ -177,7 +177,7 @@ def open_circuit(company: Company, patch: Patch) -> None:
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
     company.keep(company.channel, welcome_message="Hang tight.", closing_message="Goodbye.")
-    broker.note_automatic(company.channel.pk)
+    cache.note_automatic(company.channel.pk)
 
 
 def be_refused_history(company: Company, patch: Patch) -> None:
@@ -458,7 +458,7 @@ def test_who_has_a_chatbot_first_with_all_that_it_needs_is_not_warned(acme: Comp
     ids=["not sent on", "no texts"],
 )
 def test_automatic_responses_alone_are_no_fault(acme: Company, values: dict[str, Any]) -> None:
-    broker.note_automatic(acme.channel.pk)
+    cache.note_automatic(acme.channel.pk)
     acme.keep(acme.channel, **values)
     assert acme.troubles() == {}
 
