@@ -115,7 +115,8 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
 
 def _senders(account_ids: set[int]) -> dict[tuple[int, str], _Sender]:
     rows = query(
-        "SELECT account_id, number, id, channel_id, chatbot_first FROM tenants_sender WHERE account_id = ANY(%s)",
+        """SELECT account_id, number, id, channel_id, chatbot_first FROM tenants_sender
+           WHERE account_id = ANY(%s) AND retired_at IS NULL""",
         [sorted(account_ids)],
     )
     return {(account_id, number): _Sender(*sender) for account_id, number, *sender in rows}

@@ -22,8 +22,8 @@ def purge_received_events(**_: Any) -> None:
 
 @shared_task(ignore_result=True)
 def run_doctor(**_: Any) -> None:
-    """Let the doctor look at the orgs whose day is over."""
-    doctor.examine_due()
+    """Run the checks of the orgs whose day is over."""
+    doctor.run_due_checks()
 
 
 @shared_task(ignore_result=True)

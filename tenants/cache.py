@@ -1,4 +1,4 @@
-"""What is kept in Redis and may be lost, for callers who must not wait for it when it is down."""
+"""The cache in Redis, for callers who must not wait for it, nor fail with it."""
 
 import threading
 import time

@@ -32,7 +32,7 @@ from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
 from tenants import cache
 from tenants.encryption import CannotDecrypt, readable
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
-from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, long_org_id
+from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, keep_sender, long_org_id
 from tenants.tenancy import every_org
 
 CERTIFICATE_LIFE = timedelta(days=2 * 365)
@@ -601,7 +601,7 @@ def retire_old_secret(account: InfobipAccount, *, who: str) -> None:
 
 
 def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | None, chatbot_first: bool, who: str) -> None:
-    """Put a number on a channel, or take it off all of them.
+    """Put a number on a channel, or take it off all of them; the messages that it carried go on naming it.
 
     :raises SetupProblem: if the number is not a sender of the account
     """
@@ -612,14 +612,12 @@ def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | No
         _check_number(account, number)
     with transaction.atomic():
         if channel is None:
-            if org.senders.filter(account=account, number=number).delete()[0]:
+            if org.senders.filter(account=account, number=number).update(retired_at=timezone.now()):
                 org.audit(who, "took a sender off", number[-4:])
             return
         before = org.senders.filter(account=account, number=number).first()
-        sender, created = Sender.objects.update_or_create(
-            org=org, account=account, number=number, defaults={"channel": channel, "chatbot_first": chatbot_first}
-        )
-        if created or before is None or (before.channel_id, before.chatbot_first) != (channel.pk, chatbot_first):
+        sender = keep_sender(account, number, channel=channel, chatbot_first=chatbot_first)
+        if before is None or (before.channel_id, before.chatbot_first) != (channel.pk, chatbot_first):
             org.audit(who, "chose a sender", f"{sender.number[-4:]} on {channel.name}")
 
 

@@ -242,14 +242,30 @@ class Channel(models.Model):
         return self.name
 
 
+class CurrentSenders(models.Manager["Sender"]):
+    """The senders in use: those that were taken off are there only for the messages that name them."""
+
+    def get_queryset(self) -> models.QuerySet["Sender"]:
+        return super().get_queryset().filter(retired_at=None)
+
+
 class Sender(models.Model):
-    """A WhatsApp number of an account, and the channel it feeds."""
+    """A WhatsApp number of an account, and the channel it feeds.
+
+    One that is taken off keeps its row, to which any number of messages may point: history goes on saying by which number
+    they went, and nothing has to be rewritten. Nothing leaves by it, nothing is taken for it, and a conversation that
+    it had last counts as one without. It is taken into use again by the same row.
+    """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="senders")
     account = models.ForeignKey(InfobipAccount, models.CASCADE, related_name="senders", db_constraint=False)
     channel = models.ForeignKey(Channel, models.CASCADE, related_name="senders", db_constraint=False)
     number = models.CharField(max_length=24, help_text="digits with the country code, without +")
     chatbot_first = models.BooleanField(default=False, help_text="a chatbot, not a rep, has a conversation at first")
+    retired_at = models.DateTimeField(null=True, blank=True, help_text="since when it is not used; empty: it is")
+
+    objects = CurrentSenders()
+    ever = models.Manager["Sender"]()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "account", "number"], name="sender_number_in_account")]
@@ -278,6 +294,10 @@ class Membership(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "user_id"], name="member_of_org")]
+        indexes = [
+            models.Index(fields=["org", "role", "-signed_in_at"], name="member_newest"),
+            models.Index(fields=["username"], name="member_username"),
+        ]
 
     def __str__(self) -> str:
         return self.name

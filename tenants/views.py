@@ -642,15 +642,19 @@ def api_access(request: PageRequest) -> HttpResponse:
 
 @signed_in(Role.ADMIN)
 def doctor_view(request: PageRequest) -> HttpResponse:
-    """Examine the org, after mending what a button was pressed for."""
+    """Run the checks of the org, after fixing what a button was pressed for."""
     problem = ""
     if request.method == "POST":
         try:
             doctor.fix(request.org, request.POST.get("fix", ""), request.POST.get("about", ""), who=request.member.name)
         except SetupProblem as exc:
             problem = " ".join(exc.problems.values())
-    findings = doctor.examine(request.org)
-    order = {doctor.State.BAD: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2, doctor.State.GOOD: 3}
-    trouble = [each for each in sorted(findings, key=lambda each: order[each.state]) if each.state != doctor.State.GOOD]
-    good = [each for each in findings if each.state == doctor.State.GOOD]
-    return show_step(request, "summary", {"trouble": trouble, "good": good, "problem": problem}, "tenants/doctor.html")
+    findings = doctor.run_checks(request.org)
+    order = {doctor.State.FAILED: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2}
+    trouble = [each for each in findings if each.state in order]
+    context = {
+        "trouble": sorted(trouble, key=lambda each: order[each.state]),
+        "passed": [each for each in findings if each.state not in order],
+        "problem": problem,
+    }
+    return show_step(request, "summary", context, "tenants/doctor.html")

@@ -27,6 +27,10 @@ class Conversation(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel", "subject"], name="conversation_of_end_user")]
+        indexes = [
+            models.Index(fields=["org", "-id"], name="conversation_newest"),
+            models.Index(fields=["identifier", "org"], name="conversation_identifier"),
+        ]
 
     def __str__(self) -> str:
         return f"conversation {self.pk}"
@@ -44,6 +48,10 @@ class Address(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel", "address"], name="address_on_channel")]
+        indexes = [
+            models.Index(fields=["address"], name="address_anywhere"),
+            models.Index(fields=["conversation"], name="address_of_conversation"),
+        ]
 
     def __str__(self) -> str:
         return f"address {self.pk}"
@@ -77,6 +85,8 @@ class Session(models.Model):
             models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="session_due"),
             models.Index(fields=["conversation", "-opened_at"], name="session_newest"),
             models.Index(fields=["org", "-opened_at"], condition=~Q(problem=""), name="session_with_problem"),
+            models.Index(fields=["org", "-opened_at"], name="session_of_org_newest"),
+            models.Index(fields=["salesforce_id"], name="session_anywhere"),
         ]
 
     def __str__(self) -> str:
@@ -151,6 +161,8 @@ class Handover(models.Model):
         indexes = [
             models.Index(fields=["org", "due_at"], condition=Q(due_at__isnull=False), name="handover_due"),
             models.Index(fields=["org", "-called_at"], name="handover_newest"),
+            models.Index(fields=["infobip_conversation"], name="handover_anywhere"),
+            models.Index(fields=["org", "-called_at"], condition=~Q(problem=""), name="handover_with_problem"),
             models.Index(fields=["conversation", "state"], name="handover_of_conversation"),
         ]
 

@@ -174,6 +174,8 @@ class Message(models.Model):
                 name="message_to_report",
             ),
             models.Index(fields=["org", "-created_at"], name="message_newest"),
+            models.Index(fields=["-id"], condition=Q(status="failed"), name="message_failed_newest"),
+            models.Index(fields=["org", "-id"], condition=Q(status="failed"), name="message_failed_of_org"),
         ]
 
     def __str__(self) -> str:

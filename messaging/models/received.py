@@ -51,7 +51,10 @@ class ReceivedEvent(models.Model):
                 condition=Q(account__isnull=False) ^ Q(subscription__isnull=False), name="arrival_has_one_source"
             ),
         ]
-        indexes = [models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem")]
+        indexes = [
+            models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem"),
+            models.Index(fields=["-id"], condition=~Q(problem=""), name="arrival_problem_newest"),
+        ]
 
     def __str__(self) -> str:
         return self.key

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -340,6 +341,42 @@ def test_an_append_waits_for_the_disk_whatever_the_database_is_set_to() -> None:
             assert asyncio.run(ask(synchronous_commit="off")) == ("off",)
         finally:
             other.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+# memory
+
+
+def hold(web: Web, world: World, size: int) -> socket.socket:
+    """Begin to post a MiB, and stop in the middle."""
+    head = f"POST {own_path(world)} HTTP/1.1\r\nHost: a\r\nX-Hub-Signature: {'0' * 64}\r\nContent-Length: {1 << 20}\r\n\r\n"
+    return web.raw(head.encode() + b" " * size)
+
+
+def test_where_memory_ends_the_one_that_is_coming_for_longest_gives_way(acme: World, rival: World) -> None:
+    with Web(LARGEST_WEBHOOK=str(1 << 20)) as web:
+        held = []
+        for _ in range(3):  # two MiB are what one account may have under way
+            held.append(hold(web, acme, 900_000))
+            time.sleep(0.5)
+        assert held[0].recv(100).startswith(b"HTTP/1.1 503 ")
+        assert web.post(acme, hello(acme))[0] == web.post(rival, hello(rival))[0] == 200
+        for each in held[1:]:
+            each.settimeout(0.2)
+            with pytest.raises(TimeoutError):  # those are still listened to
+                each.recv(100)
+            each.close()
+
+
+def test_no_company_takes_the_memory_that_others_need(acme: World, rival: World, private_key: str) -> None:
+    with every_org():
+        others = [build_world(f"Other{each}", f"00D5g0000000{each:03d}EA4", "1", private_key) for each in range(3)]
+    with Web(LARGEST_WEBHOOK=str(1 << 20)) as web:
+        held = [hold(web, world, 900_000) for world in others for _ in range(2)]  # more than the four MiB of all
+        time.sleep(0.5)
+        large = hello(acme).ljust(1 << 20)
+        assert [web.post(acme, large)[0] for _ in range(5)] == [200] * 5
+        for each in held:
+            each.close()
 
 
 # who is told, and who may look

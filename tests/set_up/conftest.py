@@ -94,18 +94,18 @@ class Company:
             type(row).objects.filter(pk=row.pk).update(**values)
             row.refresh_from_db()
 
-    def examine(self) -> dict[str, doctor.Finding]:
-        """Let the doctor look, with nothing remembered; by title."""
+    def findings(self) -> dict[str, doctor.Finding]:
+        """Run the checks, with nothing remembered; by title."""
         with every_org():
             org = Org.objects.select_related("salesforce").get(pk=self.org.pk)
-        findings = doctor.examine(org)
+        findings = doctor.run_checks(org)
         by_title = {each.title: each for each in findings}
         assert len(by_title) == len(findings), "two findings of one title"
         return by_title
 
     def troubles(self) -> dict[str, doctor.Finding]:
-        """Let the doctor look, and give what is not well."""
-        return {title: each for title, each in self.examine().items() if each.state is not doctor.State.GOOD}
+        """Run the checks, and give what did not pass."""
+        return {title: each for title, each in self.findings().items() if each.state is not doctor.State.OK}
 
 
 @pytest.fixture(scope="package")

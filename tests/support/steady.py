@@ -35,7 +35,7 @@ async def main(url: str, secret: str, sender: str, rate: float) -> None:
         seen.clear()
         print("begun", flush=True)
         closed = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        began, tasks = time.monotonic(), []
+        began, tasks = time.monotonic(), list[asyncio.Task[None]]()
         while not closed.done():
             intended = began + len(tasks) / rate
             await asyncio.sleep(max(0.0, intended - time.monotonic()))

@@ -39,6 +39,7 @@ class Web:
         self.environment = environment
         self.log = TemporaryFile()  # noqa: SIM115  # as long as the process
         self.process: subprocess.Popen[bytes] | None = None
+        self.sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         try:
@@ -51,6 +52,8 @@ class Web:
     def __exit__(self, *_: object) -> None:
         self.kill()
         self.log.close()
+        for each in self.sockets:
+            each.close()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -114,6 +117,7 @@ class Web:
     def raw(self, request: bytes) -> socket.socket:
         """Open a socket, and send what may be a part of a request."""
         opened = socket.create_connection((HOST, self.port), timeout=30)
+        self.sockets.append(opened)
         opened.sendall(request)
         return opened
 
