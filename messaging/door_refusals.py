@@ -1,4 +1,4 @@
-"""What the doors turn away: why, what the sender is told, and how it is counted without a cost to those who are let in."""
+"""What the door refuses: why, with what answer, and how it is counted without a cost to those who are let in."""
 
 import threading
 import time

@@ -168,13 +168,13 @@ def _process(ids: Sequence[int], may_ask: Callable[[int], bool]) -> _Done:
         connected = session.org_id not in batch.disconnected
         if session.state == Session.State.ENDED:
             if session.opened_at >= batch.youngest[session.conversation_id]:
-                problem = _say(session, batch, done, now) if connected else ""
+                problem = _queue_text(session, batch, done, now) if connected else ""
                 over[session.org_id][session.conversation_id] = session.ended_at or now
             session.due_at = None
         elif not connected:
             session.due_at = now + SWEEP_OF_DISCONNECTED  # nothing is sent or asked; an org may come back
         else:
-            problem = _attend(session, batch, done, now, may_ask)
+            problem = _process_one(session, batch, done, now, may_ask)
         session.problem = problem or ("" if session.tries else session.problem)
         session.tries = 0
     for org_id, ended in over.items():
@@ -184,16 +184,16 @@ def _process(ids: Sequence[int], may_ask: Callable[[int], bool]) -> _Done:
     return done
 
 
-def _attend(session: Session, batch: _Batch, done: _Done, now: datetime, may_ask: Callable[[int], bool]) -> str:
+def _process_one(session: Session, batch: _Batch, done: _Done, now: datetime, may_ask: Callable[[int], bool]) -> str:
     """Greet in an open session, and have it asked about when its time came; gives what went wrong."""
     channel = batch.channels[batch.conversations[session.conversation_id].channel_id]
     problem = ""
     if session.greeted_at is None and (channel.welcome_when == WelcomeWhen.OPENED or session.joined_at is not None):
-        problem = _say(session, batch, done, now)
+        problem = _queue_text(session, batch, done, now)
         session.greeted_at = now
     if not is_id(session.salesforce_id):
         session.due_at = None
-        return problem or f"{NOT_ASKED}its id is none of a record"
+        return problem or f"{NOT_ASKED}its id is not a record's"
     # not at once when it has just opened, or a rep just joined
     if now - max(session.opened_at, session.joined_at or session.opened_at) >= QUICK:
         if not may_ask(session.org_id):
@@ -205,7 +205,7 @@ def _attend(session: Session, batch: _Batch, done: _Done, now: datetime, may_ask
     return problem
 
 
-def _say(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
+def _queue_text(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
     """Queue the text that opens or closes a session, if there is one and WhatsApp would bring it; gives what is wrong."""
     conversation = batch.conversations[session.conversation_id]
     channel = batch.channels[conversation.channel_id]

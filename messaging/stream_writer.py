@@ -74,18 +74,18 @@ class StreamWriter:
             return None
 
     async def release(self, lease: StreamLease) -> None:
-        """Have a lease given back; where it cannot be, it runs out by itself."""
+        """Have a lease released; where it cannot be, it runs out by itself."""
         try:
             await self.desks["notes"].run(lambda: release([lease]))
         except Exception as exc:
-            log.warning("lease not given back", org=lease.org_id, error=type(exc).__name__)
+            log.warning("lease not released", org=lease.org_id, error=type(exc).__name__)
 
     async def finish(self) -> None:
         """Wait for what is being written."""
         await asyncio.gather(*(desk.run(lambda: None) for desk in self.desks.values()), return_exceptions=True)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads end."""
         for desk in self.desks.values():
             desk.close()
 

@@ -76,7 +76,7 @@ class Subscriber:
         self._tell(lambda: self.news.spread())
 
     def stop(self) -> None:
-        """Stop reading, and give the leases back."""
+        """Stop reading, and release the leases."""
         self.stopping = True
         self._tell(self._end)
         self.thread.join(DRAIN_SECONDS)
@@ -120,19 +120,19 @@ class Subscriber:
             stop.cancel()
 
     async def _finish(self, claims: asyncio.Task[None], beside: list[asyncio.Task[None]]) -> None:
-        """Stop what runs, and give back every lease, without waiting for what hangs."""
+        """Stop what runs, and release every lease, without waiting for what hangs."""
         self._end()
-        await asyncio.wait([claims], timeout=FINISH_SECONDS)  # it ends by itself, and what it claims is given back too
+        await asyncio.wait([claims], timeout=FINISH_SECONDS)  # it ends by itself, and what it claims is released too
         readers = [task for _, task in self.reading.values()]
         leases = [lease for lease, _ in self.reading.values()]
         for task in (claims, beside[0], *readers):
             task.cancel()
-        # a lease whose page is being saved cannot be given back before
+        # a lease whose page is being saved cannot be released before
         await _in_time(asyncio.gather(self.writer.finish(), *readers, return_exceptions=True))
         for task in beside:
             task.cancel()
         if not await _in_time(self.desks["heartbeats"].run(lambda: release(leases))):
-            log.warning("leases not given back; they run out by themselves")
+            log.warning("leases not released; they run out by themselves")
         await _in_time(self.channels.close())
         self.writer.close()
         for desk in self.desks.values():

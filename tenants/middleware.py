@@ -98,7 +98,7 @@ class BoundedPages:
 def _owner(request: HttpRequest) -> str:
     """Name whose place a page takes: that of the org of its address, or of where the request comes from; empty: nobody's.
 
-    A browser without a session is shown the way in only. It takes no place of the org, or strangers could take them all.
+    A browser without a session is shown the sign-in only. It takes no place of the org, or anybody could take them all.
     """
     path = request.path_info
     if path.startswith(NO_PAGES):

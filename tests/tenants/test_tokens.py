@@ -165,7 +165,7 @@ def test_a_process_that_dies_while_it_logs_in_costs_the_others_three_seconds(sal
     began = time.monotonic()
     assert mine.current().value == "token 1"
     assert 2.5 < time.monotonic() - began < 5
-    assert not redis.exists(f"{mine.key}:lock")  # taken over, and given back
+    assert not redis.exists(f"{mine.key}:lock")  # taken over, and released
 
 
 def test_a_slow_login_elsewhere_is_waited_for(salesforce: Salesforce, redis: Any) -> None:
