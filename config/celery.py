@@ -66,7 +66,8 @@ class CarryLanes(bootsteps.StartStopStep):
         housekeeping.running = housekeeping.Housekeeping(worker.running.wake)
         worker.running.start(also=housekeeping.running.wake)
         housekeeping.running.start()
-        self.ending = Ending(housekeeping.running.stop, worker.running.stop)
+        # lanes first: others wait for them
+        self.ending = Ending(housekeeping.running.stopping.set, worker.running.stop, housekeeping.running.stop)
 
     def stop(self, parent: Any) -> None:
         self.ending.stop()

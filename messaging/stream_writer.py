@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from django.db import DatabaseError, InterfaceError
 
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.subscriptions import StreamLease, Trouble, note_troubles, release, start_over
-from messaging.threads import Desk, place_of
+from messaging.threads import Desk
 from messaging.wake import wake
-from tenants.database import is_rows_fault
+from tenants.database import facts_of, is_database_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -129,12 +128,10 @@ class StreamWriter:
         try:
             return bool(await self._receive("alone", [batch]))
         except Exception as exc:
-            if not _is_final(exc):
+            if isinstance(exc, OSError) or is_database_trouble(exc):
                 raise _NotNow from exc
-            # its text would hold what somebody wrote
-            name = type(exc.__cause__ or exc).__name__
-            log.warning("batch refused", org=batch.org_id, events=len(batch.events), error=name, at=place_of(exc))
-            raise NotSaved(name) from exc
+            log.warning("batch refused", org=batch.org_id, events=len(batch.events), **facts_of(exc))
+            raise NotSaved(type(exc.__cause__ or exc).__name__) from exc  # its text would hold what somebody wrote
 
     async def _receive(self, desk: str, batches: list[StreamBatch]) -> set[int]:
         def receive() -> set[int]:
@@ -154,8 +151,3 @@ class StreamWriter:
                 await self.desks["notes"].run(lambda some=some: note_troubles(some))  # type: ignore[misc]
             except Exception as exc:
                 log.warning("troubles not noted", error=type(exc).__name__)
-
-
-def _is_final(exc: Exception) -> bool:
-    """Say whether the same batch fails again: the row is at fault, or a mistake of ours, and not the database."""
-    return is_rows_fault(exc) or not isinstance(exc, DatabaseError | InterfaceError | OSError)

@@ -19,7 +19,8 @@ from messaging.stream_connections import Channels, Logins
 from messaging.stream_reader import Means, SchemaTroubles, StreamReader
 from messaging.stream_writer import StreamWriter
 from messaging.subscriptions import StreamLease, add_missing, claim_streams, release, renew
-from messaging.threads import Desk, place_of
+from messaging.threads import Desk
+from tenants.database import facts_of
 
 log = structlog.get_logger(__name__)
 
@@ -177,7 +178,7 @@ class Subscriber:
         if self.reading.get(lease.subscription_id, (None, None))[1] is task:
             del self.reading[lease.subscription_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("reader failed", org=lease.org_id, error=type(error).__name__, at=place_of(error))
+            log.error("reader failed", org=lease.org_id, **facts_of(error))
 
     async def _beat(self) -> None:
         while True:

@@ -14,9 +14,8 @@ from django.http import HttpRequest
 
 PAGES_AT_ONCE = 4  # of one org, or of one stranger: a quarter of the threads that serve pages (Procfile)
 SIGN_INS_AT_ONCE = 2  # to one org: whoever knows its address can begin one
-CALL_SECONDS = (
-    25.0  # of all calls of one page; routers give up soon after: https://devcenter.heroku.com/articles/request-timeout
-)
+# Of all calls of one page. Routers give up soon after: https://devcenter.heroku.com/articles/request-timeout
+CALL_SECONDS = 25.0
 
 _taken: Counter[str] = Counter()
 _lock = threading.Lock()

@@ -90,8 +90,7 @@ class BoundedPages:
         if isinstance(exception, CannotDecrypt):
             log.error("a credential cannot be read", path=request.path_info, error=str(exception))
             org = getattr(request, "org", None)
-            back = reverse("step", args=[org.handle, "summary"]) if org else ""
-            context = {"problem": f"{capfirst(exception.message)}.", "back": back}
+            context = {"problem": f"{capfirst(exception.message)}.", "doctor": org and reverse("doctor", args=[org.handle])}
             return render(request, "tenants/refused.html", context, status=503)
         return None
 

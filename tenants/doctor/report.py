@@ -12,6 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from connector.http import time_limit
+from tenants.database import facts_of
 from tenants.doctor.checks import Finding, State, checks, guarded
 from tenants.doctor.snapshot import OrgSnapshot
 from tenants.models import Checkup, Org
@@ -50,20 +51,25 @@ def run_due_checks() -> int:
     One that fails, or does not answer, costs no other.
     """
     with every_org():
-        connected = Org.objects.filter(disconnected_at=None, salesforce__isnull=False)
-        due = connected.exclude(checkup__at__gt=timezone.now() - DAY).order_by(F("checkup__at").asc(nulls_first=True))
-        ids = list(due.values_list("pk", flat=True))
+        ids = due_orgs()
     until = time.monotonic() + LONGEST_PASS_SECONDS
     with ThreadPoolExecutor(ORGS_AT_ONCE, thread_name_prefix="doctor") as threads:
         list(threads.map(lambda org_id: _run(org_id) if time.monotonic() < until else None, ids))
     return len(ids)
 
 
+def due_orgs() -> list[int]:
+    """Name the connected orgs without checks within a day, those first that wait longest."""
+    connected = Org.objects.filter(disconnected_at=None, salesforce__isnull=False)
+    due = connected.exclude(checkup__at__gt=timezone.now() - DAY).order_by(F("checkup__at").asc(nulls_first=True))
+    return list(due.values_list("pk", flat=True))
+
+
 def _run(org_id: int) -> None:
     try:
         with org_scope(org_id):
             run_checks(Org.objects.select_related("salesforce").get(pk=org_id), between=connection.close)
-    except Exception:  # whatever is wrong with one org, the others are checked
-        log.exception("checks failed", org=org_id)
+    except Exception as exc:  # whatever is wrong with one org, the others are checked
+        log.error("checks failed", org=org_id, **facts_of(exc))
     finally:
         connection.close()

@@ -5,8 +5,10 @@ that rows find each other by arithmetic. What is not said here about a column co
 something of its type. So a new column, or a new table, needs a line here only where it must not be plain.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from django.apps import apps
 from django.db import connection, models, transaction
@@ -25,7 +27,17 @@ from messaging.models import (
     ReceivedEvent,
     Session,
 )
-from tenants.models import Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender, WebSession
+from tenants.models import (
+    Channel,
+    Checkup,
+    InfobipAccount,
+    Membership,
+    Org,
+    PendingSignIn,
+    SalesforceConnection,
+    Sender,
+    WebSession,
+)
 
 ORGS = 300
 CONVERSATIONS = 300_000
@@ -53,6 +65,11 @@ def address(n: int) -> str:
     return str(385910000000 + n)
 
 
+def message_uuid(n: int) -> UUID:
+    """Give the id of the nth message."""
+    return UUID(hashlib.md5(str(n).encode()).hexdigest())
+
+
 def session(n: int) -> str:
     """Give Salesforce's id of the nth conversation's session."""
     return f"0Mw{n:012}"
@@ -67,11 +84,27 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
     Org: (ORGS, {"salesforce_id": "'00D' || lpad(n::text, 12, '0') || 'AAA'", "name": "'Org ' || n"}),
     SalesforceConnection: (ORGS, {"base_url": "'https://org' || n || '.my.salesforce.com'", "username": "'user ' || n"}),
     InfobipAccount: (ORGS, {"name": "'main'"}),
-    Channel: (ORGS, {"name": "'WhatsApp'", "channel_address_identifier": "'channel ' || n"}),
+    Channel: (
+        ORGS,
+        {
+            "name": "'WhatsApp'",
+            "channel_address_identifier": "'channel ' || n",
+            "custom_event_name": "'Infobip_Event__e'",
+        },
+    ),
     Sender: (ORGS, {"number": "(447700000000 + n)::text"}),
     EventSubscription: (ORGS, {"topic": "'/event/Infobip_Event__e'"}),
-    Circuit: (ORGS, {"upstream": "'infobip'", "endpoint_id": "n"}),
-    Inbox: (DUE, {"org_id": ORG, "account_id": ORG, "body": "'[]'"}),
+    Circuit: (
+        ORGS,
+        {
+            "upstream": "'infobip'",
+            "endpoint_id": "n",
+            "opened_at": "CASE WHEN n IN (2, 3) THEN now() - interval '1 hour' END",
+            "probe_at": "CASE WHEN n IN (2, 3) THEN now() END",
+        },
+    ),
+    Inbox: (0, {}),
+    PendingSignIn: (OTHERS, {"created_at": "now()"}),
     Checkup: (ORGS, {}),
     Conversation: (
         CONVERSATIONS,
@@ -91,6 +124,7 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
             "conversation": f"(n - 1) / {LANES} + 1",
             "direction": f"('{{{','.join(Direction.values)}}}'::text[])[1 + (n - 1) % {LANES}]",
             "position": f"CASE WHEN n <= {LANES} THEN {LONG} + 9 ELSE 4 END",
+            "endpoint_id": ORG.replace("n %", f"((n - 1) / {LANES} + 1) %"),
             "version": "10",
             "due_at": f"CASE WHEN n <= {DUE * LANES} THEN now() - interval '1 hour' END",
         },
@@ -119,7 +153,9 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
             "text": "'What people write to each other is about as long as this.'",
             "status": f"CASE WHEN n <= {DUE} THEN 'pending' WHEN n % 500 = 0 THEN 'failed' "
             f"WHEN {OUTBOUND} THEN 'read' ELSE 'sent' END",
-            "reported": f"CASE WHEN NOT {OUTBOUND} THEN '' WHEN n % 500 = 0 THEN 'failed' ELSE 'read' END",
+            "uuid": "md5(n::text)::uuid",
+            "reported": f"CASE WHEN NOT {OUTBOUND} OR n <= {CONVERSATIONS} + {DUE} THEN '' "
+            "WHEN n % 500 = 0 THEN 'failed' ELSE 'read' END",
         },
     ),
     Attempt: (200_000, {"outcome": "'retry'", "ended_at": "now()"}),
@@ -149,9 +185,19 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
 
 
 def tables() -> list[type[models.Model]]:
-    """Give the tables of ours, those that others point at first."""
-    ours = [model for app in ("tenants", "messaging") for model in apps.get_app_config(app).get_models()]
-    return sorted(ours, key=lambda model: list(TABLES).index(model) if model in TABLES else len(TABLES))
+    """Give the tables of ours, each after those that it points at."""
+    left = [model for app in ("tenants", "messaging") for model in apps.get_app_config(app).get_models()]
+    ours = list(left)
+    ordered: list[type[models.Model]] = []
+    while left:
+        ready = [model for model in left if not (_targets(model) & set(ours)) - set(ordered)]
+        ordered += ready
+        left = [model for model in left if model not in ready]
+    return ordered
+
+
+def _targets(model: type[models.Model]) -> set[Any]:
+    return {field.related_model for field in model._meta.concrete_fields if isinstance(field, models.ForeignKey)}
 
 
 def fill_all() -> None:
@@ -162,6 +208,7 @@ def fill_all() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('connector.org', '*', true), set_config('synchronous_commit', 'off', true)")
         cursor.execute("SET LOCAL maintenance_work_mem = '256MB'")
+        cursor.execute("SET LOCAL statement_timeout = 0")
         names = [model._meta.db_table for model in tables()]
         put_back = _take_down(cursor, names)
         for name in names:

@@ -1,28 +1,42 @@
 """Queries cost by what is due or shown, never by what is stored: on a large site, whatever the planner knows of it.
 
-Another piece of code is another line in ``CALLS``.
+Another piece of code is another line in ``LOOPS`` or in ``CALLS``.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 
+from connector.salesforce.platform_events import PlatformEvent, Topic
+from messaging import claims, due_sessions, handover, results, retention, sessions, subscriptions
 from messaging import doctor as messaging_doctor
-from messaging.models import Message
+from messaging.claims import Given
+from messaging.conversations import start_outbound
+from messaging.delivery import Result
+from messaging.expiry import expire_waiting
+from messaging.intake import StreamBatch, receive_stream_batches
+from messaging.models import EventSubscription, Message, Outcome
+from messaging.receipts import pending_receipts
+from messaging.sessions import Opening
 from templates_ui import panel
 from tenants import connecting, doctor
+from tenants.doctor.report import due_orgs
 from tenants.models import Org, Role, SalesforceConnection, Sender
 from tenants.tenancy import every_org, org_scope
+from tests.conftest import World, delivery_report, reply_record, whatsapp_text
 from tests.plans import rows
 from tests.plans.measure import check, forget_plans
 from tests.set_up.pages import signed_in
+from tests.support import receive_webhook
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(300)]
 
@@ -60,7 +74,90 @@ def finds(look: Callable[[doctor.OrgSnapshot], Any]) -> Callable[[Org], list[doc
     return lambda org: list(look(doctor.OrgSnapshot(org)))
 
 
+def webhook(org: Org) -> bool:
+    """Let customers write who have written before, one who has not, and a report come on what was sent."""
+    account = org.infobip_accounts.get()
+    to, wrote = org.senders.get().number, [rows.address(n) for n in (1, 2, 3)]
+    results = [whatsapp_text("hello", to=to, user=user, message_id=f"wamid.{user}") for user in [*wrote, "15550001111"]]
+    with every_org():
+        return receive_webhook(account, [*results, delivery_report(str(rows.message_uuid(rows.CONVERSATIONS + 1)))])
+
+
+def event(org: Org) -> Message:
+    """Let a rep write."""
+    world = World(org, org.infobip_accounts.get(), org.channels.get(), org.senders.get())
+    entry, topic = str(uuid4()), Topic("/event/Infobip_Event__e", "00D", "EventType__c", "Payload__c")
+    subscription = org.event_subscriptions.get()
+    EventSubscription.objects.update(lease_id=uuid4(), leased_until=timezone.now())
+    subscription.refresh_from_db()
+    assert subscription.lease_id is not None
+    written = PlatformEvent(entry, b"raw", reply_record(world, "One moment", entry=entry, user=rows.address(1)))
+    with every_org():
+        receive_stream_batches(
+            [
+                StreamBatch(
+                    org_id=org.pk,
+                    subscription_id=subscription.pk,
+                    lease_id=subscription.lease_id,
+                    since=subscription.since,
+                    topic=topic,
+                    events=[written],
+                    replay_id=b"place 1",
+                )
+            ]
+        )
+    return Message.objects.get(source_entry=entry, channel=world.channel)
+
+
+def carry(outcome: Outcome) -> list[Given]:
+    """Claim what is due, and record how it went."""
+    taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(64)], holder=1)
+    ended = [Result(claim, message, outcome, claim.endpoint_id) for claim, message in taken if message is not None]
+    assert len(ended) >= rows.DUE // 2
+    return results.record(ended, holder=1)
+
+
+def free_the_dead() -> None:
+    claims.take([Given(lane_id) for lane_id in claims.lock_due(8)], holder=999)
+    assert claims.mark_abandoned_attempts_in_doubt(me=1) > 0
+
+
+# in the scope of all orgs, as the workers see them
+LOOPS: dict[str, Callable[[], Any]] = {
+    "claiming and recording successes": lambda: carry(Outcome.SENT),
+    "claiming and recording failures": lambda: carry(Outcome.RETRY),
+    "claiming and recording refusals": lambda: carry(Outcome.REFUSED),
+    "freeing the lanes of the dead": free_the_dead,
+    "setting unreadable messages aside": lambda: claims.set_unreadable_aside(8),
+    "expiring what waits behind open circuits": expire_waiting,
+    "reading receipts": lambda: pending_receipts(list(range(1, 2 * rows.DUE))),
+    "attending to sessions": due_sessions.process_due,
+    "claiming hand-overs": lambda: handover.claim(8),
+    "finding streams": subscriptions.add_missing,
+    "claiming streams": lambda: subscriptions.claim_streams(8),
+    "purging": retention.purge,
+    "finding the orgs to check": due_orgs,
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_turn_of_a_loop_costs_by_what_is_due(large_site: None, name: str) -> None:
+    with every_org():
+        check(LOOPS[name])
+
+
+# in the scope of one org
 CALLS: dict[str, Callable[[Org], Any]] = {
+    "ingesting a webhook": webhook,
+    "ingesting a rep's message": event,
+    "opening sessions": lambda org: sessions.open_sessions([Opening(org.pk, 1, "conversation 1", "0Mw5g00000Newer")]),
+    "ending a session": lambda org: sessions.end(org.pk, rows.session(1), conversation="conversation 1"),
+    "ending a session that nobody knew": lambda org: sessions.end(org.pk, UNKNOWN, conversation="conversation 1"),
+    "noting a rep": lambda org: sessions.note_reps(org.pk, "conversation 1", joined=True, left=False),
+    "asking about sessions soon": lambda org: sessions.check_soon(org.pk, [rows.session(1), UNKNOWN]),
+    "beginning a conversation": lambda org: start_outbound(
+        org.senders.get(), rows.address(1), name="Ana", language="en", template=None
+    ),
     "the panel": lambda org: panel.describe(org, rows.session(1)),
     "the panel at an unknown session": lambda org: panel.describe(org, UNKNOWN),
     "the doctor's look at streams": finds(messaging_doctor.stream_is_read),

@@ -235,7 +235,13 @@ def test_an_org_whose_credentials_cannot_be_read_costs_no_other(acme: Company, r
     with every_org(), connection.cursor() as cursor:
         cursor.execute("UPDATE tenants_salesforceconnection SET private_key = 'x' WHERE org_id = %s", [acme.org.pk])
     assert doctor.run_due_checks() == 2
-    assert checked_at(acme) is None and checked_at(rival) is not None
+    assert checked_at(acme) is not None and checked_at(rival) is not None
+    with every_org():
+        of_acme, of_rival = (
+            {each["title"]: each["state"] for each in Checkup.objects.get(org=company.org).findings}
+            for company in (acme, rival)
+        )
+    assert (of_acme["Stored credentials"], of_rival["Stored credentials"]) == ("failed", "ok")
 
 
 @threads_see_rows

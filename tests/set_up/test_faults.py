@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Upstream
+from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Session, Upstream
 from sandbox import rest
 from tenants import cache, connecting, doctor
 from tenants.doctor import State
@@ -154,6 +154,18 @@ def refuse_handover(company: Company, patch: Patch) -> None:
             state=Handover.State.REFUSED,
             called_at=timezone.now(),
             problem="senderNumber did not write in this conversation",
+        )
+
+
+def fail_in_a_session(company: Company, patch: Patch) -> None:
+    with every_org():
+        conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234568")
+        Session.objects.create(
+            org=company.org,
+            conversation=conversation,
+            salesforce_id="0Mw5g000000AbCdCAK",
+            opened_at=timezone.now(),
+            problem="The welcome text was not sent: the channel has no sender",
         )
 
 
@@ -427,6 +439,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "Connections": [Fault(open_circuit, ("Connection to Infobip",))],
     "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
+    "Sessions": [Fault(fail_in_a_session, ("Sessions",), WARNING, says="no sender")],
     "Waiting messages": [Fault(let_message_wait, ("Waiting messages",), WARNING)],
 }
 
