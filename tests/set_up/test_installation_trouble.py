@@ -181,13 +181,10 @@ def test_a_token_that_no_key_fits_holds_up_nobody_elses_and_is_forgotten(fresh: 
 
 
 def test_a_token_whose_row_raises_holds_up_nobody_elses_and_is_forgotten_after_a_day(fresh: Fresh) -> None:
-    stuck = Org.objects.create(name="Stuck", salesforce_id="00D5g0000777777EAA")
-    SalesforceConnection.objects.create(
-        org=stuck, base_url="http://[", scrt_url=NOWHERE, consumer_key="k", username="u", private_key="p"
-    )
-    token = fresh.token()
-    for org, given in ((stuck, "x"), (fresh.org, token)):
-        installation.begin(org, who="Ada", token=given, undo=False)
+    stuck, token = Org.objects.create(name="Stuck", salesforce_id="00D5g0000777777EAA"), fresh.token()
+    runs = [installation.begin(org, who="Ada", token=each, undo=False) for org, each in ((stuck, "x"), (fresh.org, token))]
+    with connection.cursor() as cursor:  # PostgreSQL keeps years that Python has not
+        cursor.execute("UPDATE tenants_installation SET leased_until = '12026-01-01' WHERE id = %s", [runs[0].pk])
     Installation.objects.update(created_at=timezone.now() - timedelta(minutes=16))
     assert installation.revoke_leftover_tokens() == 1
     assert not lives(fresh, token)
