@@ -113,8 +113,8 @@ def certificate_lasts(org: OrgSnapshot) -> Iterator[Seen]:
 def version_is_new_enough(org: OrgSnapshot) -> Iterator[Seen]:
     try:
         version = org.rest.version
-    except AuthenticationFailed:
-        raise
+    except (AuthenticationFailed, CannotDecrypt):
+        raise  # says nothing of the version
     except CustomerMustAct as exc:
         yield Seen(ok=False, found=exc.message)
     else:
