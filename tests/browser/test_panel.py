@@ -72,7 +72,7 @@ def chat(acme: World) -> tuple[Conversation, Message]:
 def test_each_state_of_the_panel_fits(panel: Panel, looks: tuple[int, Any]) -> None:
     acme, width = panel.world, looks[0]
     panel.open("")
-    expect(panel.page.get_by_text("belongs beside a messaging session")).to_be_visible()
+    expect(panel.page.get_by_text("Open a messaging session")).to_be_visible()
     panel.keep(f"nobody-{width}")
     conversation, _ = chat(acme)
     panel.open()
