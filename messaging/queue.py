@@ -98,8 +98,10 @@ def find_lanes(direction: Direction, places: Iterable[Place]) -> dict[Place, Fou
                WHERE org_id = place.org_id AND channel_id = place.channel_id AND address = place.address
                LIMIT 1) AS known
            CROSS JOIN LATERAL (
-               SELECT COALESCE(last_sender_id, (
-                   SELECT min(id) FROM tenants_sender WHERE channel_id = place.channel_id)) AS sender_id
+               SELECT COALESCE(
+                   (SELECT id FROM tenants_sender WHERE id = last_sender_id AND retired_at IS NULL),
+                   (SELECT min(id) FROM tenants_sender
+                    WHERE channel_id = place.channel_id AND retired_at IS NULL)) AS sender_id
                FROM messaging_conversation WHERE id = known.conversation_id LIMIT 1) AS by
            CROSS JOIN LATERAL (
                SELECT id FROM messaging_lane
@@ -141,28 +143,7 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
     for message in messages:
         ranks[message.lane_id] += 1
         endpoints[message.lane_id] = message.endpoint_id
-        rows.append(
-            {
-                "lane_id": message.lane_id,
-                "rank": ranks[message.lane_id],
-                "org_id": message.org_id,
-                "conversation_id": message.conversation_id,
-                "direction": message.direction.value,
-                "channel_id": message.channel_id,
-                "sender_id": message.sender_id,
-                "uuid": message.uuid,
-                "source_entry": message.source_entry[:250],
-                "part": message.part,
-                "text": message.text,
-                "written_at": message.written_at,
-                "late": message.late,
-                "status": Status.FAILED if message.failure else Status.PENDING,
-                "error": message.failure[:300],
-                "ours": message.ours,
-                "template": message.template,
-                "routing_attributes": message.routing_attributes,
-            }
-        )
+        rows.append(_row(message, rank=ranks[message.lane_id]))
     # as JSON, which the driver writes faster than as many arrays; and the ids beside it, without which the planner, who
     # cannot see how few rows it holds, reads every lane
     query(
@@ -195,6 +176,29 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
             records(rows),
         ],
     )
+
+
+def _row(message: NewMessage, *, rank: int) -> dict[str, object]:
+    return {
+        "lane_id": message.lane_id,
+        "rank": rank,
+        "org_id": message.org_id,
+        "conversation_id": message.conversation_id,
+        "direction": message.direction.value,
+        "channel_id": message.channel_id,
+        "sender_id": message.sender_id,
+        "uuid": message.uuid,
+        "source_entry": message.source_entry[:250],
+        "part": message.part,
+        "text": message.text,
+        "written_at": message.written_at,
+        "late": message.late,
+        "status": Status.FAILED if message.failure else Status.PENDING,
+        "error": message.failure[:300],
+        "ours": message.ours,
+        "template": message.template,
+        "routing_attributes": message.routing_attributes,
+    }
 
 
 def append_own(

@@ -1,4 +1,4 @@
-"""What Celery does for us: hourly jobs, none of them on the way of a message."""
+"""What Celery does for us: hourly jobs, which no message waits for."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ def purge_received_events(**_: Any) -> None:
 
 @shared_task(ignore_result=True)
 def run_doctor(**_: Any) -> None:
-    """Let the doctor look at the orgs whose day is over."""
-    doctor.examine_due()
+    """Run the checks of the orgs whose day is over."""
+    doctor.run_due_checks()
 
 
 @shared_task(ignore_result=True)

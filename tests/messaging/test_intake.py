@@ -85,6 +85,7 @@ def test_one_that_raises_is_set_aside_and_costs_neither_its_org_nor_another_anyt
     aside = ReceivedEvent.objects.get(kind="unreadable")
     assert aside.org == acme.org and "cannot be taken in" in aside.problem
     assert json.loads(bytes(aside.body))["message"]["text"] == "poison"
+    assert ReceivedEvent.objects.filter(problem="").count() == 3
     assert take_inbox().taken == 0  # never tried again by itself
 
 

@@ -1,4 +1,4 @@
-"""Installing in an empty org, step by step, against the sandbox: all of it, once, with a token that is given back."""
+"""Installing in an empty org, step by step, against the sandbox: all of it, once, with a token that is revoked."""
 
 import itertools
 from collections.abc import Callable

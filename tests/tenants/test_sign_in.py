@@ -264,7 +264,7 @@ def test_of_two_sign_ins_of_one_set_up_one_comes_in_and_the_other_is_told_that_i
     draft = draft_of(private_key)
     people = [Person(NEW_ORG, customizes=True), Person(NEW_ORG, "0055g00000BobBo001", "Bob Boss", customizes=True)]
     steps = [prove(sign_in.begin(draft=draft), draft, each) for each in people]
-    adopt = connecting.adopt
+    adopt = connecting.promote_draft
 
     def adopt_slowly(*given: Any, **named: Any) -> Org:
         time.sleep(0.3)  # so that both are in the middle of it

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -50,7 +51,7 @@ class _Tokens:
     """Where the login of an org gives its token only when it is let."""
 
     def __init__(self, opened: bool = True) -> None:
-        self.gate = threading.Event()
+        self.gate, self.key = threading.Event(), str(uuid4())
         if opened:
             self.gate.set()
 
