@@ -70,9 +70,9 @@ Times are seconds since the load began. *Normal again* is how long after the end
 arrived within {NORMAL_SECONDS:g} s again (19 of 20 of those written in the next 3 s); {HEALED_SECONDS:g} s are allowed,
 {KILL_LIMIT:g} s after kill -9 of one of the two workers and {TERM_LIMIT:g} s after SIGTERM of one, unless another fault for
 all was still felt. It counts the messages of the org and the direction that the fault strikes, or, where it strikes all,
-those of the org that has no faults of its own. Where faults overlap, the time of the one contains the trouble of the other.
-*Neighbour* is what 95 of 100 messages of the org beside the struck one stayed below meanwhile; empty where a fault for all
-was on.
+those of the org that has no faults of its own. Where others struck the same messages meanwhile, the time contains their
+trouble, and the {HEALED_SECONDS:g} s begin with the end of the last of them. *Neighbour* is what 95 of 100 messages of the
+org beside the struck one stayed below meanwhile; empty where a fault for all was on.
 
 Under a backlog: a hundred end users and as many reps write at once, and the process is asked to end 0.2 s later. Frozen
 (SIGSTOP) and killed workers are allowed as many tries in doubt as calls were under way at that moment, of both workers; a

@@ -178,6 +178,20 @@ def test_a_short_limit_is_for_a_fault_that_is_alone() -> None:
     assert "Back to normal within 30 s" in findings(evidence)
 
 
+def test_the_thirty_seconds_begin_with_the_end_of_the_last_fault_that_struck_the_same_messages() -> None:
+    evidence = stalled(1.0, 60.0)
+    first = Fault("Infobip hangs", 0.5, 1.0, (0,), ("inbound",), others=(1,))
+    second = Fault("Salesforce hangs", 3.0, 27.0, (0,), ("inbound",), others=(1,))
+    elsewhere = [
+        Fault("Salesforce hangs", 3.0, 27.0, (1,), ("inbound",), others=(0,)),
+        Fault("Salesforce hangs", 3.0, 27.0, (0,), ("outbound",), others=(1,)),
+        Fault("sixteen hanging pages", 3.0, 27.0, (0,), ("inbound",), others=(0,)),
+    ]
+    for faults, allowed in (([first], 30.0), ([first, second], 56.0), *(([first, each], 30.0) for each in elsewhere)):
+        evidence.faults = faults
+        assert check(evidence).recoveries[0].allowed == allowed
+
+
 def test_an_error_in_a_log_is_reported_unless_a_fault_of_that_moment_explains_it() -> None:
     began = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
     broken = Fault("PostgreSQL read-only", 10.0, 20.0, (1,), ("inbound",), explains="(?i)read.?only")
