@@ -379,8 +379,8 @@ def test_operators_see_what_was_found_and_let_the_doctor_look_again(acme: Compan
     listed = operator.get("/admin/tenants/checkup/").content.decode()
     assert "Acme" in listed and '<td class="field-failed">1</td><td class="field-warnings">1</td>' in listed
     report = operator.get(f"/admin/tenants/checkup/{checkup.pk}/change/").content.decode()
-    assert "<td>failed</td><td>WhatsApp is active</td><td>not active</td>" in report
-    assert report.index("WhatsApp is active") < report.index("<td>ok</td>")
+    assert "<b>failed</b> WhatsApp is active: not active<br>Open the channel" in report
+    assert report.index("WhatsApp is active") < report.index("<b>ok</b>")
     acme.edit("MessagingChannel.IsActive", True)
     again = {"action": "run_checks_again", "_selected_action": str(checkup.pk)}
     assert operator.post("/admin/tenants/checkup/", again, follow=True).status_code == 200
