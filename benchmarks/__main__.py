@@ -21,7 +21,10 @@ from benchmarks.page import Facts, print_row, say, write_report
 from benchmarks.rows import ROWS
 from benchmarks.sending import SendingFailed
 from benchmarks.stored import store
-from sandbox.stack import ROOT, Stack, StackError, code_measured, example_documents
+from devstack.documents import example_documents
+from devstack.family import StackError
+from devstack.stack import Stack
+from devstack.version import ROOT, code_measured
 
 PROCESSES = ("web", "worker", "subscriber")
 

@@ -17,7 +17,8 @@ from benchmarks.figures import Row
 from benchmarks.load import Company, Sent, reserve, result
 from benchmarks.page import say
 from benchmarks.sending import Load, prepare
-from sandbox.stack import ROOT, Stack
+from devstack.stack import Stack
+from devstack.version import ROOT
 
 ORGS = 4
 USERS = 150  # of each org

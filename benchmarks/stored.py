@@ -4,7 +4,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.page import say
-from sandbox.stack import Stack
+from devstack.stack import Stack
 
 DATABASE = "connector"
 AT_ONCE = 100_000  # rows of a statement

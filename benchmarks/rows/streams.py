@@ -14,7 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, Series, Verdict
 from benchmarks.load import user
 from benchmarks.sending import Helper
-from sandbox.stack import ROOT
+from devstack.version import ROOT
 
 PATIENCE = 180.0  # seconds
 MOST = 5000  # streams that one process reads

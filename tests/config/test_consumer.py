@@ -8,7 +8,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from config.consumer import PatientConsumer
-from sandbox.stack import free_port
+from devstack.ports import free_port
 
 
 def test_a_try_to_connect_that_fails_leaves_no_file_open() -> None:

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 import requests
 
-from sandbox.stack import example_documents, free_port
+from devstack.documents import example_documents
+from devstack.ports import free_port
 from tests.conftest import whatsapp_text
 from tests.support.house import ODD_SECONDS, PROCESSES, House, Oddity, during, opened
 from tests.support.web import signature

@@ -9,7 +9,7 @@ import redis
 
 from benchmarks.hostile import job_of
 from benchmarks.sending import Helper
-from sandbox.stack import HOST, free_port
+from devstack.ports import HOST, free_port
 from tests.faults import database
 from tests.faults.checker import HEALED_SECONDS, Fault
 from tests.faults.people import People

@@ -16,9 +16,9 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
+from devstack.documents import example_documents
 from messaging.models import EventSubscription
 from sandbox.__main__ import Sandbox
-from sandbox.stack import example_documents
 from tenants import cache, doctor
 from tenants.models import Channel, InfobipAccount, Org, Sender
 from tenants.onboarding import provision

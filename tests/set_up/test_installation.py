@@ -12,8 +12,8 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from devstack.documents import empty_document
 from messaging import retention
-from sandbox.stack import empty_document
 from tenants import connecting, installation
 from tenants.models import Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.tenancy import every_org

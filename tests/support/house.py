@@ -10,7 +10,7 @@ import pytest
 import redis
 import requests
 
-from sandbox.stack import Stack, procfile
+from devstack.stack import Stack, procfile
 from tests.config.ticking import QUEUES
 
 PROCESSES = ("worker", "subscriber", "beat")  # those that must live on, whatever their services do; besides web

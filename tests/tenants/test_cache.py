@@ -11,7 +11,7 @@ import pytest
 import redis
 from pytest_django import Settings
 
-from sandbox.stack import free_port
+from devstack.ports import free_port
 from tenants import cache
 
 

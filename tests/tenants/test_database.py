@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from connector.http import ApiError
-from sandbox.stack import free_port
+from devstack.ports import free_port
 from tenants.database import facts_of, is_database_trouble, is_rows_fault
 from tenants.models import Org
 from tests.tenants.conftest import Connection, Two

@@ -15,7 +15,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from sandbox.stack import demo_document
+from devstack.documents import demo_document
 from tenants import connecting, doctor, installation, sign_in
 from tenants.encryption import CannotDecrypt, EncryptedField, decrypt, encrypt, readable, unreadable
 from tenants.models import Checkup, Draft, InfobipAccount, Installation, PendingSignIn, SalesforceConnection

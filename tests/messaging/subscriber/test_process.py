@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from sandbox.stack import Stack, example_documents
+from devstack.documents import example_documents
+from devstack.stack import Stack
 from tests.messaging.subscriber.conftest import until
 
 
