@@ -1,40 +1,53 @@
 """One stack under measurement: what every row needs to load it, to wait for it, and to see what it cost."""
 
 import asyncio
-import json
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psycopg
+from psycopg import sql
 
 from benchmarks import processes
-from benchmarks.load import Company, result, user
-from benchmarks.report import Row, say
-from sandbox.stack import ROOT, Stack
+from benchmarks.figures import Row
+from benchmarks.load import Company, Sent, reserve, result
+from benchmarks.page import say
+from benchmarks.sending import Load, prepare
+from devstack.stack import Stack
+from devstack.version import ROOT
 
 ORGS = 4
 USERS = 150  # of each org
 PATIENCE = 180.0  # seconds that a backlog may take before the run is given up, and a hundredth more per message
-DOORS = ("interactions", "acknowledgement", "send", "conversations")
+DISTANCE = 50  # milliseconds
+UPSTREAMS = ("interactions", "acknowledgement", "send", "conversations")
 FLOOR_TABLE = "CREATE TABLE IF NOT EXISTS bench_arrival (id bigserial PRIMARY KEY, key text UNIQUE, body bytea NOT NULL)"
 INBOUND, OUTBOUND = "inbound", "outbound"
+INBOX = "messaging_inbox"  # where there is one, the door only appends
+# what a run leaves behind
+LEFT_BEHIND = [
+    *("bench_arrival", INBOX, "messaging_attempt", "messaging_message", "messaging_receivedevent", "messaging_session"),
+    *("messaging_lane", "messaging_address", "messaging_conversation"),
+]
+KEPT = LEFT_BEHIND[-3:]  # where there are stored messages, which need them
+AT_REST = {"due_at": "NULL", "retry_at": "NULL", "failures": "0", "holder": "NULL", "trying": "NULL"}  # of a lane
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: enough for a figure in minutes, or for those who have half an hour."""
+    """How much is measured: enough for a figure in minutes, for those who have an hour, or only to see that it runs."""
 
     runs: int
-    full: bool
+    name: str = "usual"  # or full, or smoke
 
-    def of(self, short: int, full: int) -> int:
+    def of(self, usual: int, *, full: int | None = None, smoke: int | None = None) -> int:
         """Choose."""
-        return full if self.full else short
+        chosen = {"usual": usual, "full": full, "smoke": smoke}[self.name]
+        return usual if chosen is None else chosen
 
 
 class Late(Exception):
@@ -47,17 +60,18 @@ class Meter:
 
     bench: "Bench"
     before: dict[str, float] = field(default_factory=dict)
-    count_before: int = 0
 
-    def start(self, count: int = 0) -> None:
-        """Begin, when so many messages were done already."""
-        self.before, self.count_before = self.bench.cpu_seconds(), count
+    def start(self) -> None:
+        """Begin."""
+        self.before = self.bench.cpu_seconds()
 
-    def stop(self, count: int) -> dict[str, float]:
-        """End when so many were done, and give milliseconds of CPU per message by process."""
+    def stop(self, count: int, sent: Sent | None = None) -> dict[str, float]:
+        """End when so many messages were done, and give milliseconds of CPU per message by process."""
         after = self.bench.cpu_seconds()
-        done = max(1, count - self.count_before)
-        return {name: (after[name] - self.before[name]) * 1000 / done for name in after if name in self.before}
+        spent = {name: after[name] - self.before[name] for name in after if name in self.before}
+        if sent is not None:
+            spent["load"] = sent.cpu
+        return {name: seconds * 1000 / max(1, count) for name, seconds in spent.items()}
 
 
 class Bench:
@@ -69,6 +83,25 @@ class Bench:
         self.rows.execute("SET connector.org = '*'")
         self.rows.execute(FLOOR_TABLE)
         self.memory: dict[str, float] = {}
+        self.stored: dict[str, int] = {}  # the last row of each table that stays
+
+    # the load
+
+    async def load(self, count: int, *, companies: Sequence[Company] = (), users: int = USERS, **how: Any) -> Load:
+        """Have a load made ready, to the orgs that are named or to all; ``how`` is what ``prepare`` takes."""
+        return await prepare(companies or self.companies, count, users=users, among=self.companies, **how)
+
+    async def settle(self, seconds: float = 60.0) -> None:
+        """Wait until signed webhooks are taken quickly again.
+
+        :raises Late: if they are not in so long
+        """
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            sent = await (await self.load(5, rate=10)).send()
+            if not sent.failures and max(sent.latencies) < 1:
+                return
+        raise Late(f"signed webhooks were not taken quickly again in {seconds:.0f} s")
 
     # far sides
 
@@ -82,8 +115,8 @@ class Bench:
     async def set_distance(self, milliseconds: int) -> None:
         """Put both platforms so far away: each of their answers takes so long."""
         await self.control("DELETE", "/control/faults")
-        for door in DOORS if milliseconds else ():
-            await self.control("POST", "/control/faults", {"where": door, "what": "delay", "seconds": milliseconds / 1000})
+        for name in UPSTREAMS if milliseconds else ():
+            await self.control("POST", "/control/faults", {"where": name, "what": "delay", "seconds": milliseconds / 1000})
 
     async def journal_end(self) -> int:
         """Say where the journal ends now."""
@@ -118,11 +151,11 @@ class Bench:
 
     def newest(self) -> int:
         """Name the newest message."""
-        return self._number("SELECT COALESCE(max(id), 0) FROM messaging_message")
+        return self.number_of("SELECT COALESCE(max(id), 0) FROM messaging_message")
 
     def carried(self, newer_than: int, direction: str, org: str = "") -> int:
         """Count the messages that arrived at their far side, or failed for good."""
-        return self._number(
+        return self.number_of(
             """SELECT count(*) FROM messaging_message WHERE id > %s AND direction = %s AND status <> 'pending'
                AND (%s = '' OR org_id IN (SELECT id FROM tenants_org WHERE salesforce_id = %s))""",
             newer_than,
@@ -131,9 +164,14 @@ class Bench:
             org,
         )
 
-    def _number(self, statement: str, *parameters: object) -> int:
-        row = self.rows.execute(statement, parameters).fetchone()
+    def number_of(self, statement: str, *parameters: object) -> int:
+        """Give the one number that a statement asks for."""
+        row = self.rows.execute(statement.encode(), parameters).fetchone()
         return int(row[0]) if row else 0
+
+    def has_table(self, name: str) -> bool:
+        """Tell whether the code that is measured has a table."""
+        return bool(self.number_of("SELECT count(*) FROM pg_tables WHERE tablename = %s", name))
 
     async def wait_carried(self, count: int, newer_than: int, direction: str = INBOUND, org: str = "") -> None:
         """Wait until so many messages have been carried.
@@ -144,12 +182,42 @@ class Bench:
         while (carried := await asyncio.to_thread(self.carried, newer_than, direction, org)) < count:
             if time.monotonic() > until:
                 raise Late(f"{carried} of {count} {direction} messages were carried in time")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)  # counting costs PostgreSQL some milliseconds
+
+    async def wait_ingested(self, count: int, newer_than: int, pause: float = 0.1) -> None:
+        """Wait until the accepted webhooks have become so many messages. The newest id says it, which is cheap to read.
+
+        :raises Late: if it takes too long
+        """
+        until = time.monotonic() + PATIENCE
+        while (became := await asyncio.to_thread(self.newest) - newer_than) < count:
+            if time.monotonic() > until:
+                raise Late(f"{became} of {count} messages were ingested in time")
+            await asyncio.sleep(pause)
 
     def empty(self) -> None:
-        """Forget all that was received, so that each run begins alike."""
-        tables = ("message", "attempt", "lane", "address", "conversation", "receivedevent")
-        self.rows.execute(f"TRUNCATE {', '.join(f'messaging_{name}' for name in tables)}, bench_arrival CASCADE")
+        """Forget all that was received, so that each run begins alike; stored messages stay."""
+        there = [name for name in LEFT_BEHIND if self.has_table(name)]
+        if not self.stored:
+            self.rows.execute(sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join(map(sql.Identifier, there))))
+            return
+        for name in there:
+            if name not in KEPT:
+                newer = sql.SQL("DELETE FROM {} WHERE id > %s").format(sql.Identifier(name))
+                self.rows.execute(newer, [self.stored.get(name, 0)])
+        known = "SELECT column_name FROM information_schema.columns WHERE table_name = 'messaging_lane'"
+        columns = {str(name) for (name,) in self.rows.execute(known)}
+        rest = [
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(AT_REST[name])) for name in AT_REST.keys() & columns
+        ]
+        self.rows.execute(sql.SQL("UPDATE messaging_lane SET {}").format(sql.SQL(", ").join(rest)))
+
+    def keep_stored(self) -> None:
+        """Let what there is now stay to the end."""
+        for name in LEFT_BEHIND:
+            if name not in KEPT and self.has_table(name):
+                last = sql.SQL("SELECT COALESCE(max(id), 0) FROM {}").format(sql.Identifier(name)).as_string()
+                self.stored[name] = self.number_of(last)
 
     # processes
 
@@ -159,9 +227,9 @@ class Bench:
         return child.process.pid if child is not None and child.process is not None else 0
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Read the CPU time of every process that runs, and of this one."""
+        """Read the CPU time of every process that runs."""
         names = [name for name in (*self.stack.children, *self.stack.services) if self.pid(name)]
-        return {"load": time.process_time()} | {name: processes.cpu_seconds(self.pid(name)) for name in names}
+        return {name: processes.cpu_seconds(self.pid(name)) for name in names}
 
     def note_memory(self) -> None:
         """Remember how much memory each process of the connector had at most."""
@@ -169,15 +237,41 @@ class Bench:
             if pid := self.pid(name):
                 self.memory[name] = max(self.memory.get(name, 0.0), processes.memory_mib(pid))
 
+    async def wait_idle(self, name: str) -> None:
+        """Wait until a process that was started has done with starting: until it uses no more than a tenth of a CPU.
+
+        :raises Late: if it never does
+        """
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            pid = self.pid(name)
+            before = processes.cpu_seconds(pid)
+            await asyncio.sleep(1)
+            if pid and pid == self.pid(name) and before > 0.3 and processes.cpu_seconds(pid) - before < 0.1:
+                return
+        raise Late(f"{name} did not come to rest")
+
     async def warm_up(self) -> None:
         """Have every end user write once, through the sandbox, so that no later row pays for the first time."""
         mark = self.newest()
         for place, company in enumerate(self.companies):
             numbers = range(place * USERS, (place + 1) * USERS)
             for begin in range(0, USERS, 50):
-                results = [result(company, number) for number in numbers[begin : begin + 50]]
+                results = [result(company.sender, number, reserve(1)) for number in numbers[begin : begin + 50]]
                 await self.control("POST", "/control/phone/batch", {"org": company.org, "results": results})
         await self.wait_carried(ORGS * USERS, mark)
+
+    async def recover(self) -> None:
+        """Bring everything back to where a row begins, after one that went wrong."""
+        await self.set_distance(0)
+        for name in list(self.stack.children):
+            if name in self.stack.process_names:
+                await asyncio.to_thread(self.stack.restart, name)
+            elif name != "sandbox":
+                await asyncio.to_thread(self.stack.stop, name)
+        await asyncio.to_thread(self.stack.wait_ready)
+        self.empty()
+        await self.warm_up()
 
     async def conversations(self) -> list[tuple[str, str]]:
         """Name the org and id of each conversation that Salesforce knows: orgs in turn."""
@@ -188,30 +282,11 @@ class Bench:
         )
         return [(str(org), str(identifier)) for org, identifier in rows.fetchall()]
 
-    async def add_orgs(self, numbers: Iterable[int]) -> None:
-        """Set up more orgs, on both sides; they share a key, as making one for each takes long."""
-        sample = self.companies[0].document
-        documents = [_copy_of(sample, number) for number in numbers]
-        for document in documents:
-            await self.control("POST", "/control/orgs", {"document": document, "webhooks": {}})
-        command = [sys.executable, "-m", "benchmarks.orgs"]
-        await asyncio.to_thread(
-            subprocess.run, command, input=json.dumps(documents), text=True, env=self.stack.env, cwd=ROOT, check=True
-        )
 
-
-def _copy_of(document: dict[str, Any], number: int) -> dict[str, Any]:
-    copy: dict[str, Any] = json.loads(json.dumps(document))
-    copy["org"] |= {
-        "name": f"Idle {number}",
-        "orgId": f"00D5g0001{number:06d}EAA",
-        "consumerKey": f"3MVG9idle{number}",
-        "username": f"byoc@idle-{number}.example",
-    }
-    copy["infobipAccounts"][0]["apiKey"] = f"idle {number}"
-    copy["channels"][0]["channelAddressIdentifier"] = f"6f1f4a5e-2f0a-4e1c-9c56-{number:012d}"
-    copy["channels"][0]["senders"][0]["number"] = user(number)
-    return copy
+def setting_of_calls(example: Path = ROOT / ".env.example") -> str:
+    """Find the setting that says how many calls a worker has under way; empty if there is none."""
+    found = re.search(r"^#[^\n]*\bunder way\b[^\n]*\n([A-Z_]+)=", example.read_text(), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def lost(row: Row, what: str, expected: int, entries: Sequence[dict[str, Any]]) -> None:
@@ -221,3 +296,18 @@ def lost(row: Row, what: str, expected: int, entries: Sequence[dict[str, Any]]) 
         row.problems.append(f"{what}: {expected} expected, {len(ids)} arrived")
     if len(entries) != len(ids):
         say(f"    {what}: {len(entries) - len(ids)} arrived more than once")
+
+
+def refused(row: Row, what: str, sent: Sent) -> None:
+    """Note in a row what was not answered 200."""
+    if sent.failures:
+        answers = ", ".join(f"{count} x {status}" for status, count in sorted(sent.statuses.items()))
+        row.problems.append(f"{what}: {answers}")
+
+
+def journeys(sent: Sent, entries: Iterable[dict[str, Any]]) -> list[float]:
+    """Give the seconds from the intended time of each webhook to Salesforce's answer for its message."""
+    arrived: dict[str, float] = {}
+    for each in entries:
+        arrived.setdefault(each["text"], float(each["at"]) / 1000)
+    return [arrived[text] - intended for text, intended in sent.intended_by_text().items() if text in arrived]

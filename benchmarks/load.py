@@ -1,20 +1,16 @@
-"""The load: signed webhooks made in advance, sent as fast as they are taken or at times fixed in advance."""
+"""The load: what is to be sent, and signed webhooks made in advance."""
 
-import asyncio
 import hashlib
 import hmac
 import itertools
 import json
-import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
-
-CALL_SECONDS = 10.0  # Infobip gives up on a webhook after some seconds; a refusal and a time-out both count as failures
+SIGNATURE_HEADER = "X-Hub-Signature"
 _numbers = itertools.count(1)
 
 
@@ -30,13 +26,33 @@ class Company:
 
 
 @dataclass(frozen=True, slots=True)
-class Webhook:
-    """A request that is ready to go; ``texts`` are the messages in it, each unlike any other of the run."""
+class Target:
+    """Where the webhooks of a load go, who signs them, and which end users write."""
 
     url: str
-    body: bytes
-    headers: dict[str, str]
-    texts: tuple[str, ...]
+    secret: str
+    sender: str
+    first_user: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A load: how many messages, how many of them in a webhook, and when they are sent.
+
+    :param first: the number of the first message; a text begins with its message's number
+    :param rate: webhooks a second at times fixed in advance; 0: as fast as they are taken
+    :param at_once: requests under way, where they are sent as fast as they are taken
+    :param seconds: when such a load ends, though messages are left
+    """
+
+    targets: list[Target]
+    count: int
+    first: int
+    size: int = 1
+    rate: float = 0.0
+    at_once: int = 32
+    seconds: float = 600.0
 
 
 @dataclass(slots=True)
@@ -45,19 +61,30 @@ class Sent:
 
     began: float = 0.0
     ended: float = 0.0
+    cpu: float = 0.0  # seconds that the process that sent it used meanwhile
+    first: int = 0
     latencies: list[float] = field(default_factory=list)  # seconds, from the time that was intended
-    intended: dict[str, float] = field(default_factory=dict)  # by text
-    statuses: Counter[str] = field(default_factory=Counter)
+    intended: list[float] = field(default_factory=list)  # by message
+    statuses: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> int:
+        """Count what was answered 200."""
+        return self.statuses.get("200", 0)
 
     @property
     def failures(self) -> int:
-        """Count what was not answered 200."""
-        return self.statuses.total() - self.statuses["200"]
+        """Count what was not."""
+        return sum(self.statuses.values()) - self.accepted
 
     @property
     def rate(self) -> float:
         """Give how many were accepted a second."""
-        return self.statuses["200"] / (self.ended - self.began)
+        return self.accepted / (self.ended - self.began)
+
+    def intended_by_text(self) -> dict[str, float]:
+        """Give when each message was to be sent, by its text."""
+        return {text_of(self.first + place): at for place, at in enumerate(self.intended)}
 
 
 def user(number: int) -> str:
@@ -65,95 +92,65 @@ def user(number: int) -> str:
     return f"38591{number:07d}"
 
 
-def result(company: Company, user_number: int) -> dict[str, Any]:
+def reserve(count: int) -> int:
+    """Give the first of so many numbers that no other message has."""
+    first = next(_numbers)
+    for _ in range(count - 1):
+        next(_numbers)
+    return first
+
+
+def text_of(number: int) -> str:
+    """Write the text of a message, unlike any other of the run."""
+    return f"{number}: where is the parcel that I ordered last Monday, please?"
+
+
+def result(sender: str, user_number: int, number: int) -> dict[str, Any]:
     """Write one result of a webhook: https://www.infobip.com/docs/whatsapp/receive-messages"""
-    number = next(_numbers)
     return {
         "from": user(user_number),
-        "to": company.sender,
+        "to": sender,
         "integrationType": "WHATSAPP",
         "receivedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000",
         "messageId": f"wamid.bench.{number}",
-        "message": {"type": "TEXT", "text": f"{number}: where is the parcel that I ordered last Monday, please?"},
+        "message": {"type": "TEXT", "text": text_of(number)},
         "contact": {"name": f"User {user_number}"},
         "price": {"pricePerMessage": 0, "currency": "EUR"},
     }
 
 
-def webhook(company: Company, results: Sequence[dict[str, Any]], url: str = "") -> Webhook:
-    """Write and sign a webhook, for the account's own address unless another one is given."""
-    body = json.dumps({"results": results, "messageCount": len(results), "pendingMessageCount": 0}).encode()
-    signature = "SHA256=" + hmac.new(company.secret.encode(), body, hashlib.sha256).hexdigest()
-    headers = {"Content-Type": "application/json", "X-Hub-Signature": signature}
-    return Webhook(url or company.webhook, body, headers, tuple(each["message"]["text"] for each in results))
+def targets_of(companies: Sequence[Company], users: int, *, among: Sequence[Company], url: str = "") -> list[Target]:
+    """Give the targets of companies, at their own addresses or at another one; each has end users of its own."""
+    places = [each.org for each in among]
+    return [
+        Target(url or each.webhook, each.secret, each.sender, places.index(each.org) * users, users) for each in companies
+    ]
 
 
-def webhooks(companies: Sequence[Company], count: int, *, users: int, url: str = "") -> list[Webhook]:
-    """Write webhooks of one message each: companies in turn, and of each its end users in turn."""
-    made = []
-    for number in range(count):
-        turn, place = divmod(number, len(companies))
-        made.append(webhook(companies[place], [result(companies[place], place * users + turn % users)], url))
+def sign(body: bytes, secret: str) -> str:
+    """Sign a body as Infobip does: https://www.infobip.com/docs/notification-profile/webhook-security"""
+    return "SHA256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def request(url: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """Write a request as it goes over the wire."""
+    parts = urlsplit(url)
+    lines = [f"POST {parts.path or '/'} HTTP/1.1", f"Host: {parts.netloc}"]
+    lines += [f"{name}: {value}" for name, value in ({"Content-Type": "application/json"} | headers).items()]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def webhooks(job: Job) -> list[tuple[Target, bytes]]:
+    """Write and sign the webhooks of a load: targets in turn, and of each its end users in turn."""
+    turns, written = [0] * len(job.targets), 0
+    made: list[tuple[Target, bytes]] = []
+    while written < job.count:
+        place = len(made) % len(job.targets)
+        target, results = job.targets[place], []
+        for number in range(written, min(written + job.size, job.count)):
+            results.append(result(target.sender, target.first_user + turns[place] % target.users, job.first + number))
+            turns[place] += 1
+        written += len(results)
+        body = json.dumps({"results": results, "messageCount": len(results), "pendingMessageCount": 0}).encode()
+        made.append((target, request(target.url, body, {SIGNATURE_HEADER: sign(body, target.secret)})))
     return made
-
-
-def batches(companies: Sequence[Company], count: int, *, users: int, size: int = 50) -> list[Webhook]:
-    """Write webhooks of many messages each, for a backlog."""
-    made = []
-    for place, company in enumerate(companies):
-        numbers = range(place, count, len(companies))
-        results = [result(company, place * users + turn % users) for turn, _ in enumerate(numbers)]
-        made += [webhook(company, results[begin : begin + size]) for begin in range(0, len(results), size)]
-    return made
-
-
-def session() -> aiohttp.ClientSession:
-    """Make a client that opens as many connections as are needed, and does not use one that the door may be closing."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=CALL_SECONDS))
-
-
-async def _post(client: aiohttp.ClientSession, each: Webhook, sent: Sent, intended: float) -> None:
-    try:
-        async with client.post(each.url, data=each.body, headers=each.headers) as answer:
-            await answer.read()
-            status = str(answer.status)
-    except (aiohttp.ClientError, TimeoutError) as exc:
-        status = type(exc).__name__
-    sent.latencies.append(time.time() - intended)
-    sent.statuses[status] += 1
-
-
-async def closed_loop(
-    client: aiohttp.ClientSession, load: Iterable[Webhook], *, at_once: int, seconds: float = 600
-) -> Sent:
-    """Keep so many requests under way, each followed by the next one, until the time or the load is over."""
-    waiting = iter(load)
-    sent = Sent(began=time.time())
-    until = time.monotonic() + seconds
-
-    async def post_on() -> None:
-        for each in waiting:
-            now = time.time()
-            sent.intended.update(dict.fromkeys(each.texts, now))
-            await _post(client, each, sent, now)
-            if time.monotonic() > until:
-                return
-
-    await asyncio.gather(*(post_on() for _ in range(at_once)))
-    sent.ended = time.time()
-    return sent
-
-
-async def open_loop(client: aiohttp.ClientSession, load: Sequence[Webhook], *, rate: float) -> Sent:
-    """Send at times fixed in advance, whatever the answers do; latencies count from the time that was intended."""
-    sent = Sent(began=time.time() + 0.05)
-    tasks = []
-    for number, each in enumerate(load):
-        intended = sent.began + number / rate
-        sent.intended.update(dict.fromkeys(each.texts, intended))
-        await asyncio.sleep(max(0.0, intended - time.time()))
-        tasks.append(asyncio.create_task(_post(client, each, sent, intended)))
-    await asyncio.gather(*tasks)
-    sent.ended = time.time()
-    return sent

@@ -1,11 +1,13 @@
 """Peers of the relay: what others build for the same work, calling the same far side with the same requests.
 
-One Celery task per message, with `requests` and 64 threads, and a bare asyncio loop with 64 calls under way. Neither
-keeps an order, leases, or any row: they do less than the connector and write nothing down.
+One Celery task per message, with `requests` and 64 threads, and a bare asyncio loop with as many calls under way as the
+connector has, each in a process of its own. Neither keeps an order, leases, or any row: they do less than the connector and
+write nothing down.
 """
 
 import asyncio
 import itertools
+import json
 import os
 import threading
 import time
@@ -19,6 +21,7 @@ import requests
 from celery import Celery
 
 from benchmarks.load import Company
+from benchmarks.loader import read_line
 
 AT_ONCE = 64
 QUEUE = "bench-peer"
@@ -71,10 +74,10 @@ def interaction(company: Company, token: str, user: str) -> tuple[str, dict[str,
     return url, headers, f"--{boundary}\r\n{head}\r\n\r\n{body}\r\n--{boundary}--\r\n"
 
 
-async def relay(calls: Sequence[tuple[str, dict[str, str], str]]) -> None:
-    """Carry all of them, so many at once, in this process."""
+async def relay(calls: Sequence[tuple[str, dict[str, str], str]], at_once: int) -> None:
+    """Carry all of them, so many at once."""
     waiting = iter(calls)
-    connector = aiohttp.TCPConnector(limit=AT_ONCE)
+    connector = aiohttp.TCPConnector(limit=at_once)
     async with aiohttp.ClientSession(connector=connector) as client:
 
         async def carry() -> None:
@@ -83,7 +86,7 @@ async def relay(calls: Sequence[tuple[str, dict[str, str], str]]) -> None:
                     answer.raise_for_status()
                     await answer.read()
 
-        await asyncio.gather(*(carry() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(carry() for _ in range(at_once)))
 
 
 def enqueue(broker: str, calls: Sequence[tuple[str, dict[str, str], str]]) -> None:
@@ -94,7 +97,21 @@ def enqueue(broker: str, calls: Sequence[tuple[str, dict[str, str], str]]) -> No
 
 
 def worker_command(python_folder: str) -> list[str]:
-    """Say how the peer's worker is started."""
+    """Say how Celery's worker is started."""
     options: list[Any] = ["-P", "threads", "--concurrency", AT_ONCE, "-Q", QUEUE, "--loglevel", "WARNING"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     return [f"{python_folder}/celery", "-A", "benchmarks.peers", "worker", *map(str, options), *quiet]
+
+
+def main() -> None:
+    """Carry what standard input holds: how many at once, and the calls; print the seconds of CPU that it took."""
+    work = json.loads(read_line())
+    print("ready", flush=True)
+    read_line()
+    begun = time.process_time()
+    asyncio.run(relay(work["calls"], work["at_once"]))
+    print(time.process_time() - begun, flush=True)
+
+
+if __name__ == "__main__":
+    main()

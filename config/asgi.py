@@ -68,7 +68,7 @@ def _known_path(path: str) -> str | None:
 
 
 def _raise_file_limit() -> None:
-    """Let this process hold as many sockets as it may: the usual soft limit of 1,024 is a stranger's afternoon."""
+    """Let this process hold as many sockets as it may: anybody can take up the usual soft limit of 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft < most:

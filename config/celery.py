@@ -1,4 +1,4 @@
-"""The Celery app, and the two steps that make a Celery worker a carrier of lanes or a reader of streams.
+"""The Celery app, and the two steps that make a Celery worker a sender of messages or a reader of streams.
 
 Both are steps of the *worker* blueprint: they start before the broker is looked for, and live through its loss.
 """
@@ -11,10 +11,12 @@ from celery import Celery, bootsteps, signals
 from celery.worker.control import control_command
 from kombu.transport.redis import QoS
 
+from config.ending import Ending
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 # A worker that loses the broker while a task is not acknowledged dies of kombu's putting it back, on a connection that is
-# gone by then. Nothing needs it back: what a lost ring stood for is in the rows, and beat makes its tasks again.
+# gone by then. Nothing needs it back: what a lost task stood for is in the rows, and beat makes its tasks again.
 QoS.restore_at_shutdown = False
 
 app = Celery("connector")
@@ -27,10 +29,19 @@ app.user_options["worker"].add(
 # The plain loop does not; it blocks on the queue, while our own threads do the work.
 app.user_options["worker"].add(click.Option(["--use-eventloop"], is_flag=True, default=False, hidden=True))
 app.conf.beat_schedule = {
-    "forget old arrivals": {"task": "messaging.tasks.forget_old_arrivals", "schedule": 3600.0},
-    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat
-    "examine orgs": {"task": "messaging.tasks.examine_orgs", "schedule": 3600.0},
-    "give back tokens": {"task": "messaging.tasks.give_back_tokens", "schedule": 60.0},
+    # hourly, for what is due each day: an interval of a day would begin anew with each restart of beat; and what no worker
+    # took up in its hour is not done twice in the next
+    "purge received events": {
+        "task": "messaging.tasks.purge_received_events",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
+    "run doctor": {"task": "messaging.tasks.run_doctor", "schedule": 3600.0, "options": {"expires": 3600}},
+    "revoke leftover tokens": {
+        "task": "messaging.tasks.revoke_leftover_tokens",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
 }
 
 
@@ -40,7 +51,7 @@ def keep_our_logging(**_: Any) -> None:
 
 
 class CarryLanes(bootsteps.StartStopStep):
-    """Carries lanes for as long as the worker lives; the broker only rings."""
+    """Carries lanes for as long as the worker lives; no broker is needed."""
 
     def __init__(self, parent: Any, subscriptions: bool = False, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -49,20 +60,17 @@ class CarryLanes(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         from django.conf import settings  # Celery imports this module before Django is set up
 
-        from messaging import errands, relay
+        from messaging import housekeeping, worker
 
-        relay.running = relay.Relay(settings.LANE_THREADS)
-        relay.running.start()
-        errands.running = errands.Errands(relay.running.ring)
-        errands.running.start()
+        worker.running = worker.Worker(settings.CALLS_UNDER_WAY)
+        housekeeping.running = housekeeping.Housekeeping(worker.running.wake)
+        worker.running.start(also=housekeeping.running.wake)
+        housekeeping.running.start()
+        # lanes first: others wait for them
+        self.ending = Ending(housekeeping.running.stopping.set, worker.running.stop, housekeeping.running.stop)
 
     def stop(self, parent: Any) -> None:
-        from messaging import errands, relay
-
-        if errands.running is not None:
-            errands.running.stop()
-        if relay.running is not None:
-            relay.running.stop()
+        self.ending.stop()
 
 
 class ReadStreams(bootsteps.StartStopStep):
@@ -77,12 +85,10 @@ class ReadStreams(bootsteps.StartStopStep):
 
         subscriber.running = subscriber.Subscriber()
         subscriber.running.start()
+        self.ending = Ending(subscriber.running.stop)
 
     def stop(self, parent: Any) -> None:
-        from messaging import subscriber
-
-        if subscriber.running is not None:
-            subscriber.running.stop()
+        self.ending.stop()
 
 
 app.steps["worker"].add(CarryLanes)

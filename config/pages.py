@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 
-from messaging.door import tell
+from messaging.door import send_refusal
 from messaging.door_body import ClientGone, Held, Receive, Room, length_of
 from messaging.door_refusals import Refused
 
@@ -51,7 +51,7 @@ class Pages:
         self._room = Room(MOST_BODIES)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with a page; 408 and 413 for a body that is none of a page's, 503 while all threads are busy."""
+        """Answer a request with a page; 408 and 413 for a body too slow or too large, 503 while all threads are busy."""
         try:
             with Held(self._room) as held:
                 limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
@@ -62,7 +62,7 @@ class Pages:
                 work.add_done_callback(lambda _: response.loop.call_soon_threadsafe(self._free.release))
                 await response.send_on(send)
         except Refused as refused:
-            await tell(refused, send)
+            await send_refusal(refused, send)
         except (ClientGone, TimeoutError):
             return  # it does not send its body, or does not take the response
 

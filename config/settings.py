@@ -8,6 +8,8 @@ from typing import Any
 import environ
 import structlog
 
+from config import redis_url
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 if (BASE_DIR / ".env").exists():
@@ -21,6 +23,9 @@ PUBLIC_URL: str = env.str("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 ALLOW_LOCAL_UPSTREAMS: bool = env.bool("ALLOW_LOCAL_UPSTREAMS", False)
 DEBUG = False
 SECURE_CONTENT_TYPE_NOSNIFF = True
+# no stricter: with "no-referrer" Chromium posts every form with `Origin: null`, and nobody could sign in to the admin.
+# https://fetch.spec.whatwg.org/#append-a-request-origin-header
+SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin-allow-popups"  # the window of a sign-in hands back to the page
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
@@ -52,6 +57,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "tenants.middleware.content_policy",
+    "tenants.middleware.BoundedPages",
     "tenants.middleware.operators_see_every_org",
 ]
 TEMPLATES: list[dict[str, Any]] = [
@@ -68,40 +74,81 @@ TEMPLATES: list[dict[str, Any]] = [
     }
 ]
 
-# PostgreSQL. `web` keeps one connection per thread; the other processes set DATABASE_POOL and share a few.
+# PostgreSQL. `web` keeps one connection per thread; the other processes set DATABASE_POOL and share a few. DATABASE_URL has
+# the last word, also by `options` of its own. `manage.py migrate` lifts the limits that would cut it.
 DATABASES: dict[str, Any] = {"default": env.db("DATABASE_URL", "postgres://localhost/connector")}
-if env.bool("DATABASE_POOL", False):
+_pooled: bool = env.bool("DATABASE_POOL", False)
+# What each session is told: https://www.postgresql.org/docs/current/runtime-config-client.html
+DATABASE_SESSION: dict[str, str] = {
+    # One row that somebody holds must not hold up a turn that serves all orgs; but a deadlock is found after a second.
+    "lock_timeout": "2s",
+    # Whoever waits for a page has given up by then; behind it only the deletions of retention take seconds.
+    "statement_timeout": "30s" if _pooled else "15s",
+    # A process that freezes in a transaction gives up the rows it holds. None of ours does anything else in one.
+    "idle_in_transaction_session_timeout": "10s" if _pooled else "20s",
+    # What the server holds for a host that died (locks, a slot of max_connections) is free after some ten seconds.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",  # milliseconds
+    # PostgreSQL plans a repeated statement once, and keeps the plan whatever the parameters. It goes by indexes even where
+    # tables are empty when it is made: every query on the way of a message has an index, and a table may grow by a million
+    # rows before its statistics are renewed.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+}
+# What our own end is told: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_ends: dict[str, Any] = {
+    "connect_timeout": 2,  # seconds; PostgreSQL's smallest
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds that a statement may wait for the other host to acknowledge it
+}
+_given: dict[str, Any] = DATABASES["default"].get("OPTIONS", {})
+_told = " ".join(f"-c {name}={value}" for name, value in DATABASE_SESSION.items())
+DATABASES["default"]["OPTIONS"] = {
+    **_ends,
+    **_given,
+    "options": f"{_told} {_given.get('options', '')}".strip(),  # of two values for one name the last counts
+    "server_side_binding": True,
+    "prepare_threshold": 3,
+}
+if _pooled:
     # the pool's own defaults took a minute to recover after an outage, and waited half a minute for a connection
-    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
+    DATABASES["default"]["OPTIONS"]["pool"] = {
         "min_size": 1,
         "max_size": 6,
         "timeout": 2,
         "reconnect_timeout": 3,
+        "max_lifetime": 600,
     }
 else:
-    DATABASES["default"]["CONN_MAX_AGE"] = 600  # without health checks: the door tries again on a new connection
-_limits = {"connect_timeout": 2, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-_limits["tcp_user_timeout"] = 20_000  # milliseconds: a host that is gone is noticed within seconds, not within hours
-DATABASES["default"]["OPTIONS"] = _limits | DATABASES["default"].get("OPTIONS", {})
-# PostgreSQL plans a repeated statement once. (Poolers in transaction mode cannot serve us anyway: see tenants/tenancy.py.)
-# Plans are kept whatever the parameters, and go by indexes even where tables are empty when they are made: every query on
-# the way of a message has an index, and a table may grow by a million rows before its statistics are renewed.
-_plans = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off"
-DATABASES["default"]["OPTIONS"] |= {
-    "server_side_binding": True,
-    "prepare_threshold": 3,
-    "options": f"{_plans} {DATABASES['default']['OPTIONS'].get('options', '')}".strip(),
-}
+    # A server that became a replica answers reads as before: nobody reads from it for longer than a minute.
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # after a restart of the server no request fails
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Redis or Valkey: Celery's broker, the token cache, the bell. Nothing in it is the only copy of anything.
-REDIS_URL: str = env.str("REDIS_URL", "redis://localhost:6379/0")
+# Redis or Valkey: Celery's broker, and a cache. Nothing in it is the only copy of anything.
+REDIS_URL, REDIS_TLS = redis_url.read(
+    env.str("REDIS_URL", "redis://localhost:6379/0"), verify=env.bool("REDIS_VERIFY", True)
+)
 
 # Celery
 CELERY_BROKER_URL = REDIS_URL
+CELERY_BROKER_USE_SSL = REDIS_TLS or False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "socket_timeout": 30, "visibility_timeout": 3600}
+CELERY_WORKER_CONSUMER = "config.consumer:PatientConsumer"
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True  # means none of ours; off, it warns
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 2,
+    "socket_timeout": 3,  # for one answer: the wait for a task is no call
+    "socket_keepalive": True,
+    "health_check_interval": 5,  # a Redis that is silent for so long is connected to anew
+    "visibility_timeout": 3600,
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # a task that is lost costs a second, or is made again by beat
 CELERY_TASK_DEFAULT_QUEUE = "connector"
@@ -111,7 +158,7 @@ CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = False
 CELERY_TIMEZONE = "UTC"
 
 # The lanes
-LANE_THREADS: int = env.int("LANE_THREADS", 64)  # calls to the far sides under way at once, per worker
+CALLS_UNDER_WAY: int = env.int("CALLS_UNDER_WAY", 256)  # at once, per worker
 
 # The platforms
 SALESFORCE_PUBSUB_ENDPOINT: str = env.str("SALESFORCE_PUBSUB_ENDPOINT", "api.pubsub.salesforce.com:7443")

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 import regex
@@ -38,7 +37,7 @@ class Unsupported:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InfobipMessageRef:
     """Where a message stands in a conversation at Infobip: ids of its own, which no other webhook tells."""
 
     conversation: str
@@ -56,7 +55,7 @@ class MessageReceived:
     name: str  # the WhatsApp profile name, or empty
     text: str  # what the rep reads; other kinds than text as one readable line
     received_at: datetime
-    place: Place | None = None
+    ref: InfobipMessageRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +107,25 @@ class SessionTouched:
 
 
 @dataclass(frozen=True, slots=True)
+class Typing:
+    """Somebody is typing, or stopped. It is worth nothing seconds later and nobody relays it, so it is never stored."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """Something that we understand and need not act upon."""
 
     kind: str
 
 
-Event = MessageReceived | ReceiptReceived | ReplyWritten | RepsChanged | SessionEnded | SessionTouched | Ignored
+Event = MessageReceived | ReceiptReceived | ReplyWritten | RepsChanged | SessionEnded | SessionTouched | Typing | Ignored
 
 
 MARK = "\u25b8"  # a small triangle; begins each line that is ours, not an end user's
 _LIKE_THE_MARK = "\u25b8\u25b6\u25ba\u2023\u23f5"
 
 
-def unmarked(text: str) -> str:
+def strip_mark(text: str) -> str:
     """Take out of an end user's text what could pass for our mark."""
     return re.sub(f"[{_LIKE_THE_MARK}]", ">", text)
 
@@ -134,66 +138,26 @@ def clean(text: str) -> str:
 def split_text(text: str, limit: int) -> Iterator[str]:
     """Cut a text into parts of at most ``limit`` characters, at white space where there is some.
 
-    Parts that would hold nothing to read are left out, since the far sides refuse them. Where there is no white space,
+    Parts that would hold nothing to read are left out, since both platforms refuse them. Where there is no white space,
     what a reader sees as one character (an emoji of several code points, a letter with its accents) stays whole.
     """
-    while len(text) > limit:
+    begin = 0  # cutting what is left off the text each time would take minutes where it has megabytes
+    while len(text) - begin > limit:
         # the separator itself may stand just behind the limit, hence + 1
-        cut = max(text.rfind(space, limit // 2, limit + 1) for space in (" ", "\n"))
-        if cut > 0:
-            head, text = text[:cut], text[cut + 1 :]
+        cut = max(text.rfind(space, begin + limit // 2, begin + limit + 1) for space in (" ", "\n"))
+        if cut > begin:
+            part, begin = text[begin:cut], cut + 1
         else:
-            cut = _last_grapheme_end(text, limit)
-            head, text = text[:cut], text[cut:]
-        if head.strip():
-            yield head
-    if text.strip():
-        yield text
+            end = _last_grapheme_end(text, begin, limit)
+            part, begin = text[begin:end], end
+        if part.strip():
+            yield part
+    if (rest := text[begin:]).strip():
+        yield rest
 
 
-def _last_grapheme_end(text: str, limit: int) -> int:
-    ends = [match.end() for match in regex.finditer(r"\X", text[max(0, limit - 200) : limit + 200])]
-    fitting = [end + max(0, limit - 200) for end in ends if end + max(0, limit - 200) <= limit]
-    return fitting[-1] if fitting else limit
-
-
-def parse_time(value: object, field: str) -> datetime:
-    """Read an ISO 8601 time in any of the spellings the platforms use; without a zone it is UTC."""
-    if isinstance(value, str):
-        try:
-            at = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise UnexpectedPayload(f"{field} is not a time") from None
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-    raise UnexpectedPayload(f"{field} is missing or not a time")
-
-
-def parse_milliseconds(value: object, field: str) -> datetime:
-    """Read a time in milliseconds since 1970."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 253_402_300_800_000:  # the year 10000
-        return datetime.fromtimestamp(value / 1000, tz=UTC)
-    raise UnexpectedPayload(f"{field} is missing or not a time in milliseconds")
-
-
-def text_of(source: dict[str, Any], field: str, *, most: int | None = None) -> str:
-    """Take a text that must be there.
-
-    :raises UnexpectedPayload: if it is missing, empty, not a text, or longer than ``most`` characters
-    """
-    value = source.get(field)
-    if not isinstance(value, str) or not (value := clean(value).strip()):
-        raise UnexpectedPayload(f"{field} is missing or not a text")
-    if most is not None and len(value) > most:
-        raise UnexpectedPayload(f"{field} is longer than {most} characters")
-    return value
-
-
-def object_of(source: dict[str, Any], field: str) -> dict[str, Any]:
-    """Take an object that must be there.
-
-    :raises UnexpectedPayload: if it is missing or something else
-    """
-    value = source.get(field)
-    if not isinstance(value, dict):
-        raise UnexpectedPayload(f"{field} is missing or not an object")
-    return value
+def _last_grapheme_end(text: str, begin: int, limit: int) -> int:
+    """Find the last place up to ``limit`` characters behind ``begin`` where a character, as readers see it, ends."""
+    at = max(begin, begin + limit - 200)
+    ends = [at + match.end() for match in regex.finditer(r"\X", text[at : begin + limit + 200])]
+    return max((end for end in ends if end <= begin + limit), default=begin + limit)

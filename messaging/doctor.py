@@ -1,86 +1,136 @@
-"""What the doctor looks at in messaging: the stream, the way of messages to both far sides."""
+"""What the doctor checks in messaging: the event stream, the connections to both platforms, and what waits."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Handover, Lane, Side
-from tenants.doctor import Facts, Finding, State, register, state
+from messaging.models import Circuit, EventSubscription, Handover, Upstream
+from messaging.query import query
+from tenants.doctor import OrgSnapshot, Seen, State, check
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
 LONGEST_WAITING = timedelta(minutes=15)
 LATELY = timedelta(days=7)
+MOST_COUNTED = 1_000
 
 
-@register("Event stream")
-def stream_is_read(facts: Facts) -> Iterator[Finding]:
-    streams = list(EventSubscription.objects.filter(org=facts.org).order_by("topic"))
+@check(
+    "Event stream",
+    title="Event stream {of}",
+    expected="open",
+    why="Reps' messages leave Salesforce through it. They wait there for up to 72 hours.",
+    remedy="Check the login and the event's permissions above. The stream is opened again automatically.",
+)
+def stream_is_read(org: OrgSnapshot) -> Iterator[Seen]:
+    streams = list(EventSubscription.objects.filter(org=org.org).order_by("topic"))
     if not streams:
-        remedy = (
-            "" if not facts.channels else "It begins within seconds; look again. If not, our subscriber process is down."
-        )
-        yield Finding(
-            "Event stream", State.WARNING, "not read yet", "an open stream", "By it reps' messages leave.", remedy
-        )
+        remedy = "It opens within seconds of the set-up; run the checks again. If it does not, contact support."
+        yield Seen(title="Event stream", ok=False, otherwise=State.WARNING, found="not opened yet", remedy=remedy)
     for stream in streams:
         silent = timezone.now() - (stream.last_answer_at or stream.since) > SILENCE
-        yield Finding(
-            f"Event stream {stream.topic}",
-            state(not stream.problem and not silent),
-            stream.problem or ("silent for more than ten minutes" if silent else "open"),
-            "an open stream",
-            "By it reps' messages leave Salesforce; they wait there for up to 72 hours.",
-            ""
-            if not stream.problem and not silent
-            else "Check the login and the event's permissions above; it is opened again by itself.",
-        )
+        found = stream.problem or ("silent for more than ten minutes" if silent else "open")
+        yield Seen(of=stream.topic, ok=not stream.problem and not silent, found=found)
 
 
-@register("Ways to the far sides")
-def circuits_are_closed(facts: Facts) -> Iterator[Finding]:
-    opened = {each.side: each for each in Circuit.objects.filter(org=facts.org, opened_at__isnull=False)}
-    for side in (Side.SALESFORCE, Side.INFOBIP):
-        circuit = opened.get(side.value)
-        yield Finding(
-            f"Way to {side.label}",
-            state(circuit is None),
-            "works" if circuit is None else f"failing since {circuit.opened_at:%H:%M} UTC",
-            "calls that succeed",
-            "While it fails for everybody, messages wait and are sent in order afterwards.",
-            ""
-            if circuit is None
-            else "Look at the findings above; a probe every ten seconds finds out when it works again.",
-        )
+@check(
+    "Connections",
+    title="Connection to {of}",
+    expected="calls that succeed",
+    why="While all calls fail, messages wait. They are sent in order afterwards.",
+    remedy="See the other findings. We try again every ten seconds, and continue once a call succeeds.",
+)
+def circuits_are_closed(org: OrgSnapshot) -> Iterator[Seen]:
+    named = {(Upstream.SALESFORCE, each.pk): each.name for each in org.channels}
+    named |= {(Upstream.INFOBIP, each.pk): each.name for each in org.accounts}
+    opened = list(Circuit.objects.filter(org=org.org, opened_at__isnull=False).order_by("opened_at"))
+    for upstream in (Upstream.SALESFORCE, Upstream.INFOBIP):
+        failing = [
+            f"{named.get((upstream, each.endpoint_id), 'one of them')} since {each.opened_at:%H:%M} UTC"
+            for each in opened
+            if each.upstream == upstream
+        ]
+        yield Seen(of=str(upstream.label), ok=not failing, found=f"fails for {', '.join(failing)}" if failing else "works")
 
 
-@register("Hand-overs")
-def handovers_succeed(facts: Facts) -> Iterator[Finding]:
-    lately = Handover.objects.filter(org=facts.org, called_at__gt=timezone.now() - LATELY)
-    refused = lately.filter(state=Handover.State.REFUSED).order_by("-called_at").first()
-    if refused is None and not lately.exists():
+@check(
+    "Hand-overs",
+    expected="a session for each call of the chatbot",
+    why="After a refused call, the customer waits for a person whom nobody has told.",
+    remedy="Compare the body of the Call API element with the one under “Select senders”.",
+    otherwise=State.WARNING,
+)
+def handovers_succeed(org: OrgSnapshot) -> Iterator[Seen]:
+    since = timezone.now() - LATELY
+    if not Handover.objects.filter(org=org.org, called_at__gt=since).exists():
         return
-    yield Finding(
-        "Hand-overs",
-        state(refused is None, State.WARNING),
-        f"one was refused: {refused.problem}" if refused else "all taken",
-        "each call of the chatbot opens a session",
-        "A refused call leaves the customer with a chatbot that says a person comes.",
-        "Compare the body of the Call API step with the senders' step." if refused else "",
+    troubled = _with_problem("messaging_handover", "called_at", org, since)
+    refused = next((problem for state, problem in troubled if state == Handover.State.REFUSED), "")
+    other = next(((state, problem) for state, problem in troubled if state != Handover.State.REFUSED), None)
+    words = [f"one was refused: {refused}"] if refused else []
+    words += [f"one is {other[0]}, with a problem: {other[1]}"] if other else []
+    remedy = "" if refused else "The other findings usually show the reason."
+    yield Seen(ok=not words, found="; ".join(words) or "none refused", remedy=remedy)
+
+
+@check(
+    "Sessions",
+    expected="each session is greeted, checked and closed",
+    why="If Salesforce does not tell us that a session has ended, the customer is not returned to the chatbot.",
+    remedy="The other findings usually show the reason.",
+    otherwise=State.WARNING,
+)
+def sessions_have_no_problem(org: OrgSnapshot) -> Iterator[Seen]:
+    for session, problem in _with_problem(
+        "messaging_session", "opened_at", org, timezone.now() - LATELY, column="salesforce_id"
+    )[:1]:
+        yield Seen(ok=False, found=f"{session}: {problem}")
+
+
+def _with_problem(
+    table: str, since_column: str, org: OrgSnapshot, since: datetime, *, column: str = "state"
+) -> list[tuple[str, str]]:
+    """Read an org's newest rows with a problem, by the index that holds no others: hence the condition is spelt out."""
+    return query(
+        f"""SELECT {column}, problem FROM {table}
+            WHERE org_id = %s AND {since_column} > %s AND problem <> '' ORDER BY {since_column} DESC LIMIT 50""",
+        [org.org.pk, since],
     )
 
 
-@register("Messages that wait")
-def nothing_waits_long(facts: Facts) -> Iterator[Finding]:
-    horizon = timezone.now() - LONGEST_WAITING
-    stuck = (
-        Lane.objects.filter(org=facts.org, messages__status="pending", messages__created_at__lt=horizon).distinct().count()
+@check(
+    "Waiting messages",
+    expected="none for more than 15 minutes",
+    why="They are sent again automatically, for up to 72 hours.",
+    remedy="The other findings usually show the reason.",
+    otherwise=State.WARNING,
+)
+def nothing_waits_long(org: OrgSnapshot) -> Iterator[Seen]:
+    waiting = conversations_that_wait(org.org.pk, LONGEST_WAITING)
+    number = f"{MOST_COUNTED:,} or more" if waiting == MOST_COUNTED else f"{waiting}"
+    found = f"{number} {'conversation waits' if waiting == 1 else 'conversations wait'} for more than 15 minutes"
+    yield Seen(ok=not waiting, found=found if waiting else "none for long")
+
+
+def conversations_that_wait(org_id: int, longer_than: timedelta) -> int:
+    """Count the lanes whose next message has waited so long, up to ``MOST_COUNTED``.
+
+    From the lanes that are due or held to the first message of each, so that it costs by what waits, not by what is stored;
+    in the order of the partial indexes, without which PostgreSQL may take another.
+    """
+    ((count,),) = query(
+        """SELECT count(*) FROM (
+               SELECT FROM (
+                   (SELECT id FROM messaging_lane WHERE org_id = %s AND due_at IS NOT NULL AND holder IS NULL
+                    ORDER BY direction, endpoint_id, due_at LIMIT %s)
+                   UNION ALL
+                   (SELECT id FROM messaging_lane WHERE org_id = %s AND holder IS NOT NULL
+                    ORDER BY holder LIMIT %s)) AS lane
+               CROSS JOIN LATERAL (
+                   SELECT created_at FROM messaging_message
+                   WHERE lane_id = lane.id AND status = 'pending' ORDER BY position LIMIT 1) AS head
+               WHERE head.created_at < clock_timestamp() - %s
+               LIMIT %s) AS stuck""",
+        [org_id, 10 * MOST_COUNTED, org_id, 10 * MOST_COUNTED, longer_than, MOST_COUNTED],
     )
-    yield Finding(
-        "Messages that wait",
-        state(not stuck, State.WARNING),
-        f"{stuck} conversations wait for more than 15 minutes" if stuck else "none for long",
-        "none for more than 15 minutes",
-        "They are tried again by themselves, for up to 72 hours.",
-        "The findings above usually say why." if stuck else "",
-    )
+    return int(count)

@@ -1,8 +1,8 @@
 """The door that Infobip posts to: proof, one row, 200. It runs on the web server's event loop, in front of Django.
 
-In this order, so that a stranger costs next to nothing: address and method, account, a signature header before a byte of
-the body is read, size, the body within bounds of time and memory, its HMAC, and only then a look at what it is. What it
-says is found out by ingesting (messaging/ingest.py), once it is stored.
+In this order, so that a request without credentials costs next to nothing: address and method, account, a
+signature header before a byte of the body is read, size, the body within bounds of time and memory, its HMAC, and only
+then a look at what it is. What it says is found out by ingesting (messaging/ingest.py), once it is stored.
 """
 
 import json
@@ -215,10 +215,10 @@ def _signer(accounts: Sequence[Account], headers: Headers, body: bytes) -> Accou
 async def refuse(refused: Refused, scope: Scope, send: Send) -> None:
     """Answer with an error, and note it."""
     refusals.note(refused, (name.decode("latin-1") for name, _ in scope["headers"]))
-    await tell(refused, send)
+    await send_refusal(refused, send)
 
 
-async def tell(refused: Refused, send: Send) -> None:
+async def send_refusal(refused: Refused, send: Send) -> None:
     """Answer with an error."""
     headers = [(b"content-type", b"application/json")]
     if refused.status == 405:

@@ -30,7 +30,7 @@ from tenants.tenancy import every_org
 log = structlog.get_logger(__name__)
 
 KNOWN_SECONDS = 5.0  # for which an account is taken as it was read
-ANSWER_SECONDS = 3.0  # for which a request waits to be told whose it is
+ANSWER_SECONDS = 3.0  # for which a request waits until its account is known
 TURN_SECONDS = 0.02  # from one query to the next: what comes meanwhile shares it
 STATEMENT_SECONDS = 2
 MOST_IN_TURN = 500
@@ -163,7 +163,7 @@ _ACCOUNT = """SELECT uuid::text, id, org_id, signature_header, webhook_secret, p
 
 
 def _connect() -> None:
-    """Have a connection that no lock holds up for long; this thread is ours alone, so it can be told so once."""
+    """Have a connection that no lock holds up for long; this thread is ours alone, so this is set once."""
     connection.close_if_unusable_or_obsolete()
     if connection.connection is None:
         with connection.cursor() as cursor:
@@ -205,7 +205,7 @@ def _find_signer(body: bytes, judge: Judge) -> Account:
     try:
         return judge(_read_candidates(body))
     except Refused:
-        # strangers get a part of this thread's time, and of the interpreter's, whatever they send
+        # requests without credentials get a part of this thread's time, and of the interpreter's, whatever they send
         time.sleep(PENALTY * (time.monotonic() - began))
         raise
 

@@ -1,4 +1,4 @@
-"""What the doors turn away: why, what the sender is told, and how it is counted without a cost to those who are let in."""
+"""What the door refuses: why, with what answer, and how it is counted without a cost to those who are let in."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from tenants.broker import count_refusal, note_old_secret
+from tenants.cache import count_refusal, note_old_secret
 
 log = structlog.get_logger(__name__)
 

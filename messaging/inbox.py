@@ -16,6 +16,7 @@ import structlog
 from django.db import connection
 
 from messaging.wake import INBOX_CHANNEL
+from tenants.database import is_spent
 
 log = structlog.get_logger(__name__)
 
@@ -161,7 +162,7 @@ class Inbox:
                     raise psycopg.DataError(f"{cursor.rowcount} rows inserted")
             except BaseException as exc:
                 # after any error a new connection is the better one: to a server that is the primary, for instance
-                lost = own is not None and _is_lost(own, exc)
+                lost = own is not None and is_spent(own, exc)
                 if own is not None:
                     own.pgconn.finish()
                 if self._connection is own:
@@ -234,12 +235,3 @@ async def _connect(*, synchronous_commit: str = "on", **seconds: float) -> psyco
     options = [parameters.pop("options", ""), *(f"-c {name}={value}" for name, value in limits.items())]
     parameters |= {"options": " ".join(options).strip(), "application_name": "connector inbox"}
     return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=0)
-
-
-def _is_lost(used: psycopg.AsyncConnection[Any], exc: BaseException) -> bool:
-    """Tell whether a connection failed, and not its statement.
-
-    https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 is the connection's class, 57P the operator's.
-    """
-    of_connection = isinstance(exc, psycopg.OperationalError) and (exc.sqlstate or "08").startswith(("08", "57P"))
-    return used.closed or of_connection

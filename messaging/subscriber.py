@@ -1,199 +1,71 @@
-"""Reads every org's platform events: one event loop holds the streams, each under a lease, and one writer saves them.
+"""Reads every org's platform events: one event loop holds the streams, each under a lease.
 
 gRPC does not survive a fork and its channels belong to one loop, so all of it lives in a thread of a process that never
-forks. Calls to the database and the logins run in threads beside the loop.
+forks. Statements and logins run in threads beside the loop, each kind in its own, so that none waits for another.
 """
 
 import asyncio
-import contextlib
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, TypeVar
-from uuid import UUID
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
-import grpc.aio
 import structlog
-from django.conf import settings
-from django.db import Error as DatabaseError
-from django.db import InterfaceError, connection, transaction
-from django.utils import timezone
 
-from connector.http import ApiError, ServiceUnavailable
-from connector.salesforce.auth import AccessToken
-from connector.salesforce.platform_events import (
-    SESSION_CHANGES,
-    PlatformEvent,
-    Remedy,
-    StreamBroken,
-    Topic,
-    open_channel,
-    pages,
-)
-from messaging.ingest import StreamBatch, receive_stream_batches
-from messaging.models import EventSubscription
-from messaging.tasks import ring
-from tenants.encryption import CannotDecrypt
-from tenants.models import Org, SalesforceConnection
-from tenants.tenancy import every_org
-from tenants.tokens import OrgTokens
+from connector.salesforce.pubsub.stream import SILENCE_SECONDS
+from messaging.stream_connections import Channels, Logins
+from messaging.stream_reader import Means, SchemaTroubles, StreamReader
+from messaging.stream_writer import StreamWriter
+from messaging.subscriptions import StreamLease, add_missing, claim_streams, release, renew
+from messaging.threads import Desk
+from tenants.database import facts_of
 
 log = structlog.get_logger(__name__)
-Value = TypeVar("Value")
 
-LEASE_SECONDS = 9.0  # who dies is replaced within ten seconds
 HEARTBEAT_SECONDS = 2.5
 LOOK_SECONDS = 1.0  # how often a process looks for streams that nobody reads
+NEW_TOPICS_SECONDS = 5.0  # how often it looks for topics that have no row, where nobody announces them
 MOST_STREAMS = 5000  # of one process
 CLAIMED_AT_ONCE = 100  # streams are opened by and by: thousands at once stall
-STREAMS_PER_CHANNEL = 800  # Salesforce allows 1,000 calls on one connection
-BATCHES_AT_ONCE = 200
-LONGEST_PAUSE_SECONDS = 10.0
+FINISH_SECONDS = 0.3  # for each thing that the end waits for
 DRAIN_SECONDS = 10.0
-MOST_REFUSED_TOKENS = 3  # ours, the one that another process shared before all were revoked, and a new one
-OLDEST_AFTER_GAP = timedelta(hours=24)  # an answer to an end user is not wanted later
-PAUSES = {Remedy.SLOW_DOWN: 30.0, Remedy.CUSTOMER_MUST_ACT: 30.0, Remedy.START_OVER: 0.0, Remedy.NEW_TOKEN: 0.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A stream that this process may read."""
+class _News:
+    """Word that an org was set up, for all who wait."""
 
-    subscription_id: int
-    org_id: int
-    lease_id: UUID
-    replay_id: bytes
-    since: datetime
-    topic: Topic
-    endpoint: str
-    tokens: OrgTokens
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
 
+    def spread(self) -> None:
+        """Wake who waits; whoever comes later waits for the next."""
+        self.event.set()
+        self.event = asyncio.Event()
 
-def _in_database(work: Callable[[], Value]) -> Value:
-    """Run in this thread with the scope of all orgs, and hold no connection afterwards."""
-    try:
-        with every_org():
-            return work()
-    finally:
-        connection.close()
+    async def wait(self, seconds: float) -> None:
+        """Wait, but not longer than until there is some."""
+        await _wait_for(self.event, seconds)
 
 
-def claim_streams(most: int) -> list[Lease]:
-    """Give each org's topics a row where they have none, and lease streams that nobody reads."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """INSERT INTO messaging_eventsubscription (org_id, topic, replay_id, since, failures, problem)
-               SELECT DISTINCT org_id, '/event/' || custom_event_name, ''::bytea, clock_timestamp(), 0, ''
-               FROM tenants_channel
-               UNION SELECT org_id, %s, ''::bytea, clock_timestamp(), 0, '' FROM tenants_salesforceconnection
-               WHERE session_changes
-               ON CONFLICT DO NOTHING""",
-            [SESSION_CHANGES],
-        )
-        cursor.execute(
-            """UPDATE messaging_eventsubscription SET lease_id = gen_random_uuid(),
-                   leased_until = clock_timestamp() + make_interval(secs => %s)
-               WHERE id IN (
-                   SELECT id FROM messaging_eventsubscription
-                   WHERE (leased_until IS NULL OR leased_until < clock_timestamp())
-                     AND (not_before IS NULL OR not_before <= clock_timestamp())
-                     AND EXISTS (SELECT 1 FROM tenants_org WHERE id = messaging_eventsubscription.org_id
-                                 AND disconnected_at IS NULL)
-                     AND (topic <> %s OR EXISTS (
-                         SELECT 1 FROM tenants_salesforceconnection connection
-                         WHERE connection.org_id = messaging_eventsubscription.org_id AND session_changes))
-                   ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
-               RETURNING id""",
-            [LEASE_SECONDS, SESSION_CHANGES, most],
-        )
-        ids = [row[0] for row in cursor.fetchall()]
-    leases = []
-    for subscription in EventSubscription.objects.select_related("org__salesforce").filter(pk__in=ids):
-        try:
-            leases.append(_lease_of(subscription))
-        except (SalesforceConnection.DoesNotExist, CannotDecrypt) as exc:
-            subscription.problem = str(exc)[:300]
-            subscription.lease_id = subscription.leased_until = None
-            subscription.not_before = timezone.now() + timedelta(seconds=PAUSES[Remedy.CUSTOMER_MUST_ACT])
-            subscription.save()
-    return leases
-
-
-def _lease_of(subscription: EventSubscription) -> Lease:
-    org = subscription.org
-    channel = org.channels.filter(custom_event_name=subscription.topic.removeprefix("/event/")).first()
-    assert subscription.lease_id is not None
-    return Lease(
-        subscription_id=subscription.pk,
-        org_id=org.pk,
-        lease_id=subscription.lease_id,
-        replay_id=bytes(subscription.replay_id),
-        since=subscription.since,
-        topic=Topic(
-            name=subscription.topic,
-            tenant_id=org.salesforce_id,
-            type_field=channel.custom_event_type_field if channel else "",
-            payload_field=channel.custom_event_payload_field if channel else "",
-        ),
-        endpoint=org.salesforce.pubsub_endpoint or settings.SALESFORCE_PUBSUB_ENDPOINT,
-        tokens=org.salesforce.tokens(),
-    )
-
-
-def renew(leases: Sequence[Lease]) -> set[int]:
-    """Prolong leases, and name the subscriptions that are still held under them; those of disconnected orgs are let go."""
-    gone = set(
-        Org.objects.filter(pk__in={lease.org_id for lease in leases})
-        .exclude(disconnected_at=None)
-        .values_list("pk", flat=True)
-    )
-    release([lease for lease in leases if lease.org_id in gone])
-    held = [lease for lease in leases if lease.org_id not in gone]
-    return _update_mine(held, "leased_until = clock_timestamp() + make_interval(secs => %s)", [LEASE_SECONDS])
-
-
-def release(leases: Sequence[Lease]) -> None:
-    """Let others read these streams at once."""
-    _update_mine(leases, "lease_id = NULL, leased_until = NULL", [])
-
-
-def start_over(leases: Sequence[Lease]) -> None:
-    """Forget a position that Salesforce no longer accepts."""
-    _update_mine(leases, "replay_id = ''::bytea", [])
-
-
-def note_trouble(leases: Sequence[Lease], problem: str) -> None:
-    """Show an operator why a stream is not read."""
-    _update_mine(leases, "failures = failures + 1, problem = %s", [problem[:300]])
-
-
-def _update_mine(leases: Sequence[Lease], change: str, parameters: list[Any]) -> set[int]:
-    with transaction.atomic(), connection.cursor() as cursor:
-        held = {lease.subscription_id: lease.lease_id for lease in leases}
-        cursor.execute(
-            "SELECT id, lease_id FROM messaging_eventsubscription WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
-            [sorted(held)],
-        )
-        mine = [row[0] for row in cursor.fetchall() if row[1] == held[row[0]]]
-        cursor.execute(f"UPDATE messaging_eventsubscription SET {change} WHERE id = ANY(%s)", [*parameters, mine])
-    return set(mine)
+async def _wait_for(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 class Subscriber:
-    """Reads streams until it is stopped; start it once in a process."""
+    """Reads streams until it is stopped; start it once in a process.
 
-    def __init__(self) -> None:
-        self.reading: dict[int, tuple[Lease, asyncio.Task[None]]] = {}
-        self.channels: dict[str, list[grpc.aio.Channel]] = {}
-        self.announced = self.woken = self.stopping = asyncio.Event()  # replaced by those of the loop
-        self.thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
+    :param silence_seconds: after which a stream that says nothing is opened anew
+    """
+
+    def __init__(self, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self.silence_seconds = silence_seconds
+        self.reading: dict[int, tuple[StreamLease, asyncio.Task[None]]] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.books = ThreadPoolExecutor(3, thread_name_prefix="books")
-        self.logins = ThreadPoolExecutor(16, thread_name_prefix="login")
+        self.stopping = False
+        self.thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
 
     def start(self) -> None:
         """Start reading, in a thread of its own."""
@@ -201,200 +73,136 @@ class Subscriber:
 
     def look(self) -> None:
         """Look for streams that nobody reads, and try those in trouble again, now; from any thread."""
-        if self.loop is not None:
-            self.loop.call_soon_threadsafe(self._announce)
-
-    def _announce(self) -> None:
-        self.announced.set()  # who waits is woken by this one; who comes later waits for another
-        self.announced = asyncio.Event()
-        self.woken.set()
+        self._tell(lambda: self.news.spread())
 
     def stop(self) -> None:
-        """Stop reading, and give the leases back."""
+        """Stop reading, and release the leases."""
+        self.stopping = True
+        self._tell(self._end)
+        self.thread.join(DRAIN_SECONDS)
+
+    def _end(self) -> None:
+        self.stopped.set()
+        self.news.spread()  # whoever waits for it looks up
+
+    def _tell(self, what: Callable[[], None]) -> None:
         if self.loop is not None:
-            self.loop.call_soon_threadsafe(self.stopping.set)
-            self.loop.call_soon_threadsafe(self.woken.set)
-            self.thread.join(DRAIN_SECONDS)
+            with suppress(RuntimeError):  # it has just ended
+                self.loop.call_soon_threadsafe(what)
 
     def _run(self) -> None:
-        while True:
+        while not self.stopping:
             try:
                 asyncio.run(self._main())
-                return
             except Exception:  # a process that lives on without reading would go unnoticed
                 log.exception("subscriber failed; starting again")
-                self.reading, self.channels = {}, {}
                 time.sleep(LOOK_SECONDS)
 
     async def _main(self) -> None:
+        self.reading = {}
+        self.news, self.stopped = _News(), asyncio.Event()
+        self.desks = {name: Desk(name) for name in ("claims", "heartbeats")}
+        self.writer, self.channels = StreamWriter(), Channels()
+        schemas = SchemaTroubles()
+        self.means = Means(Logins(), self.channels, self.writer, schemas, self.news.wait, self.silence_seconds)
         self.loop = asyncio.get_running_loop()
-        self.woken, self.stopping, self.announced = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.batches: asyncio.Queue[tuple[StreamBatch, asyncio.Future[bool]]] = asyncio.Queue()
-        beside = [asyncio.create_task(self._write()), asyncio.create_task(self._beat())]
-        while not self.stopping.is_set():
-            more = await self._claim()
-            if not more:
-                try:
-                    await asyncio.wait_for(self.woken.wait(), LOOK_SECONDS)
-                except TimeoutError:
-                    continue
-                self.woken.clear()
-        for _lease, task in self.reading.values():
+        if self.stopping:  # nobody could tell us before
+            self.stopped.set()
+        stop, claims = asyncio.create_task(self.stopped.wait()), asyncio.create_task(self._claim_on())
+        beside = [asyncio.create_task(each) for each in (self._beat(), *self.writer.work())]
+        try:
+            await asyncio.wait([stop, claims, *beside], return_when=asyncio.FIRST_COMPLETED)
+            for task in (claims, *beside):
+                if task.done() and not self.stopping:
+                    task.result()  # none of them ends of its own accord
+        finally:
+            await self._finish(claims, beside)
+            stop.cancel()
+
+    async def _finish(self, claims: asyncio.Task[None], beside: list[asyncio.Task[None]]) -> None:
+        """Stop what runs, and release every lease, without waiting for what hangs."""
+        self._end()
+        await asyncio.wait([claims], timeout=FINISH_SECONDS)  # it ends by itself, and what it claims is released too
+        readers = [task for _, task in self.reading.values()]
+        leases = [lease for lease, _ in self.reading.values()]
+        for task in (claims, beside[0], *readers):
             task.cancel()
-        await asyncio.gather(*(task for _, task in self.reading.values()), return_exceptions=True)
+        # a lease whose page is being saved cannot be released before
+        await _in_time(asyncio.gather(self.writer.finish(), *readers, return_exceptions=True))
         for task in beside:
             task.cancel()
-        leases = [lease for lease, _ in self.reading.values()]
-        try:
-            await self._books(lambda: release(leases))
-        except (DatabaseError, InterfaceError):
-            log.warning("leases not given back; they run out by themselves")
+        if not await _in_time(self.desks["heartbeats"].run(lambda: release(leases))):
+            log.warning("leases not released; they run out by themselves")
+        await _in_time(self.channels.close())
+        self.writer.close()
+        for desk in self.desks.values():
+            desk.close()
 
-    async def _books(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self.books, _in_database, work)
+    async def _claim_on(self) -> None:
+        look_for_topics_at = 0.0
+        while not self.stopped.is_set():
+            news = self.news.event  # before looking, so that none is missed meanwhile
+            if time.monotonic() >= look_for_topics_at:
+                await self._add_missing()
+                look_for_topics_at = time.monotonic() + NEW_TOPICS_SECONDS
+            if not await self._claim() and not self.stopped.is_set():
+                await _wait_for(news, LOOK_SECONDS)
+            if news.is_set():
+                look_for_topics_at = 0.0
+
+    async def _add_missing(self) -> None:
+        try:
+            await self.desks["claims"].run(add_missing)
+        except Exception as exc:
+            log.warning("new topics not looked for", error=type(exc).__name__)
 
     async def _claim(self) -> bool:
         """Take streams that nobody reads; True if there may be more."""
-        self._drop_ended()
         most = min(CLAIMED_AT_ONCE, MOST_STREAMS - len(self.reading))
         if most <= 0:
             return False
         try:
-            leases = await self._books(lambda: claim_streams(most))
-        except (DatabaseError, InterfaceError) as exc:
-            log.warning("database trouble", error=type(exc).__name__)
+            leases = await self.desks["claims"].run(lambda: claim_streams(most))
+        except Exception as exc:
+            log.warning("streams not claimed", error=type(exc).__name__)
             return False
         for lease in leases:
-            self.reading[lease.subscription_id] = (lease, asyncio.create_task(self._read(lease)))
+            if lease.subscription_id in self.reading:  # under a lease of ours that ran out while the database was away
+                self.reading[lease.subscription_id][1].cancel()
+            task = asyncio.create_task(StreamReader(lease, self.means).read())
+            self.reading[lease.subscription_id] = (lease, task)
+            task.add_done_callback(partial(self._drop, lease))
         return len(leases) == most
 
-    def _drop_ended(self) -> None:
-        for subscription_id, (lease, task) in list(self.reading.items()):
-            if task.done():
-                del self.reading[subscription_id]
-                if not task.cancelled() and (error := task.exception()) is not None:
-                    log.error("reader failed", org=lease.org_id, exc_info=error)
+    def _drop(self, lease: StreamLease, task: asyncio.Task[None]) -> None:
+        if self.reading.get(lease.subscription_id, (None, None))[1] is task:
+            del self.reading[lease.subscription_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("reader failed", org=lease.org_id, **facts_of(error))
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            held = {lease.subscription_id: (lease, task) for lease, task in self.reading.values()}
+            leases = [lease for lease, _ in self.reading.values()]
             try:
-                mine = await self._books(lambda held=held: renew([lease for lease, _ in held.values()]))  # type: ignore[misc]
-            except (DatabaseError, InterfaceError) as exc:
+                lost = await self.desks["heartbeats"].run(lambda leases=leases: renew(leases))  # type: ignore[misc]
+            except Exception as exc:
                 log.warning("heartbeat missed", error=type(exc).__name__)
                 continue
-            for subscription_id, (lease, task) in held.items():
-                if subscription_id not in mine:
+            for lease in leases:
+                held, task = self.reading.get(lease.subscription_id, (None, None))
+                if lease.subscription_id in lost and held is lease and task is not None:
                     log.warning("lease lost", org=lease.org_id)
                     task.cancel()
 
-    async def _read(self, lease: Lease) -> None:
-        """Read one stream, and open it again after whatever breaks it, until the lease is lost."""
-        log.info("reading platform events", org=lease.org_id, topic=lease.topic.name)
-        refused: AccessToken | None = None
-        failures = refusals = 0
-        position, since = lease.replay_id, lease.since
-        while True:
-            token: AccessToken | None = None
-            try:
-                token = await self._token(lease, refused)
-                async for page in pages(self._channel(lease), lease.topic, token, position):
-                    refused, failures, refusals = None, 0, 0
-                    position = page.replay_id or position
-                    if not await self._save(lease, since, page.events, position):
-                        return
-            except StreamBroken as exc:
-                remedy, problem = exc.remedy, str(exc)
-            except ApiError as exc:
-                remedy = Remedy.RECONNECT if isinstance(exc, ServiceUnavailable) else Remedy.CUSTOMER_MUST_ACT
-                problem = str(exc)
-            else:
-                remedy, problem = Remedy.RECONNECT, "ended by Salesforce"
-            log.warning("stream broken", org=lease.org_id, remedy=remedy.value, problem=problem)
-            if remedy is Remedy.NEW_TOKEN:
-                refused, refusals = token, refusals + 1
-                if refusals == MOST_REFUSED_TOKENS:
-                    remedy = Remedy.CUSTOMER_MUST_ACT
-            if remedy is Remedy.START_OVER:
-                # known events are recognised; of those that are not, none is worth sending when it is old
-                position = b""
-                since = max(since, timezone.now() - OLDEST_AFTER_GAP)
-            failures += 1
-            await self._note(lease, remedy, problem)
-            pause = PAUSES.get(remedy, random.uniform(0.1, min(0.3 * 2**failures, LONGEST_PAUSE_SECONDS)))
-            await self._pause(pause)
-            if remedy is Remedy.CUSTOMER_MUST_ACT:
-                # whoever reads next takes what the customer has changed meanwhile from the rows
-                await self._books(lambda: release([lease]))
-                return
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not longer than until somebody sets up an org: perhaps it is this one."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.announced.wait(), seconds)
-
-    async def _token(self, lease: Lease, refused: AccessToken | None) -> AccessToken:
-        get: Callable[[], AccessToken] = lease.tokens.current
-        if refused is not None:
-            get = lambda: lease.tokens.renew(refused)  # noqa: E731
-        return await asyncio.get_running_loop().run_in_executor(self.logins, get)
-
-    def _channel(self, lease: Lease) -> grpc.aio.Channel:
-        """Share connections: each carries some hundreds of streams."""
-        channels = self.channels.setdefault(lease.endpoint, [])
-        number = sum(1 for other, _ in self.reading.values() if other.endpoint == lease.endpoint) // STREAMS_PER_CHANNEL
-        while len(channels) <= number:
-            channels.append(open_channel(lease.endpoint, plaintext=settings.ALLOW_LOCAL_UPSTREAMS))
-        return channels[lease.subscription_id % len(channels)]
-
-    async def _save(self, lease: Lease, since: datetime, events: list[PlatformEvent], position: bytes) -> bool:
-        """Have a page written down, and wait for it; False if the lease is lost."""
-        batch = StreamBatch(
-            org_id=lease.org_id,
-            subscription_id=lease.subscription_id,
-            lease_id=lease.lease_id,
-            since=since,
-            topic=lease.topic,
-            events=events,
-            replay_id=position,
-        )
-        saved: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.batches.put_nowait((batch, saved))
-        return await saved
-
-    async def _write(self) -> None:
-        """Write down what streams brought, many of them in one transaction."""
-        while True:
-            waiting = [await self.batches.get()]
-            while not self.batches.empty() and len(waiting) < BATCHES_AT_ONCE:
-                waiting.append(self.batches.get_nowait())
-            batches = [batch for batch, _ in waiting]
-            while True:
-                try:
-                    saved, work = await self._books(lambda batches=batches: receive_stream_batches(batches))  # type: ignore[misc]
-                    break
-                except (DatabaseError, InterfaceError) as exc:
-                    # the streams wait meanwhile: more is asked for only after a page is saved
-                    log.warning("database trouble", error=type(exc).__name__)
-                    await asyncio.sleep(0.3)
-                except Exception:  # the streams give up their leases, and are read again from where they were
-                    log.exception("stream batches not saved")
-                    saved, work = set(), False
-                    break
-            for batch, future in waiting:
-                if not future.done():
-                    future.set_result(batch.subscription_id in saved)
-            if work:
-                ring()
-
-    async def _note(self, lease: Lease, remedy: Remedy, problem: str) -> None:
-        try:
-            if remedy is Remedy.START_OVER:
-                await self._books(lambda: start_over([lease]))
-            await self._books(lambda: note_trouble([lease], problem))
-        except (DatabaseError, InterfaceError) as exc:
-            log.warning("database trouble", error=type(exc).__name__)
+async def _in_time(work: Any) -> bool:
+    """Wait for something that may hang, or fail; True if it was done."""
+    try:
+        await asyncio.wait_for(work, FINISH_SECONDS)
+    except Exception:
+        return False
+    return True
 
 
 running: Subscriber | None = None  # this process's one, set when it starts

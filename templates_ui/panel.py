@@ -19,6 +19,7 @@ SESSION_PREFIX = "0Mw"
 SOON = timedelta(hours=1)  # the window's last hour
 MOST_SHOWN = 10
 MOST_READ = 50  # a long text is several messages
+LOOK_BACK = 200  # positions, of which a few may be empty
 TEXT_SHOWN = 200
 FRESH = timedelta(minutes=2)  # how long a message's state is expected to change
 MOST_ADMINISTRATORS = 3
@@ -61,7 +62,7 @@ class Sent:
     status: Status
     tries: int  # that did not succeed, of what is still to leave
     why: str  # it failed
-    kind: str  # who or what wrote it, where that is no rep
+    kind: str  # who or what wrote it, if it was not a rep
 
     @property
     def settled(self) -> bool:
@@ -108,46 +109,44 @@ class Panel:
 
 def describe(org: Org, record_id: str) -> Panel:
     """Find what is known of the record beside which the panel stands."""
-    problem, conversation, session = "", None, None
+    problem, session = "", None
     if not RECORD_ID.fullmatch(record_id):
-        problem = "This panel belongs beside a messaging session. Open one, and its customer is shown here."
+        problem = "Open a messaging session, and its customer is shown here."
     elif not record_id.startswith(SESSION_PREFIX):
-        problem = "This record is no messaging session. The panel belongs on the page of Messaging Session."
+        problem = "This record is not a messaging session. Add this panel to the Messaging Session record page instead."
     else:
-        conversation, session = find_conversation(org, record_id)
-        if conversation is None:
-            problem = "This session is not known here. If it is one of WhatsApp, it appears with its first message."
+        session = find_session(org, record_id)
+        if session is None:
+            problem = "This session is not known yet. A WhatsApp session appears here with its first message."
     senders = org.senders.order_by("pk")
-    if conversation is not None:
-        senders = senders.filter(channel=conversation.channel_id)
+    if session is not None:
+        senders = senders.filter(channel=session.conversation.channel_id)
     administrators = org.members.filter(role=Role.ADMIN).order_by("-signed_in_at").values_list("name", flat=True)
     return Panel(
         problem=problem,
-        customer=_customer(org, conversation, session, senders.first()) if conversation else None,
+        customer=_customer(org, session, senders.first()) if session else None,
         senders=[f"+{each.number}" for each in senders],
         administrators=list(administrators[:MOST_ADMINISTRATORS]),
         disconnected=org.disconnected_at is not None,
     )
 
 
-def find_conversation(org: Org, session_id: str) -> tuple[Conversation | None, Session | None]:
-    """Find the conversation of a session among those of the org, by an id of 15 or of 18 characters."""
+def find_session(org: Org, session_id: str) -> Session | None:
+    """Find a session among those of the org, by an id of 15 or of 18 characters, with its conversation."""
     ids = {session_id[:15], long_org_id(session_id[:15])}
     sessions = org.sessions.select_related("conversation__channel", "conversation__last_sender")
-    session = sessions.filter(salesforce_id__in=ids).first()
-    if session is not None:
-        return session.conversation, session
-    known = org.conversations.select_related("channel", "last_sender")
-    return known.filter(session__in=ids).order_by("-pk").first(), None
+    return sessions.filter(salesforce_id__in=ids).first()
 
 
-def _customer(org: Org, conversation: Conversation, session: Session | None, default: Sender | None) -> Customer:
-    sender = conversation.last_sender or default
+def _customer(org: Org, session: Session, default: Sender | None) -> Customer:
+    conversation = session.conversation
+    last = conversation.last_sender
+    sender = last if last is not None and last.retired_at is None else default
     return Customer(
         name=conversation.name,
         address=_spoken(conversation.subject),
         channel=conversation.channel.name,
-        session_open=session.state == Session.State.OPEN if session else conversation.session_open,
+        session_open=session.state == Session.State.OPEN,
         sender=f"+{sender.number}" if sender else "",
         window=Window(conversation.window_closes_at),
         sent=_sent(org, conversation),
@@ -164,7 +163,9 @@ def _sent(org: Org, conversation: Conversation) -> list[Sent]:
     lane = org.lanes.filter(conversation=conversation, direction=Direction.OUTBOUND).first()
     if lane is None:
         return []
-    rows = list(org.messages.filter(lane=lane).order_by("-position")[:MOST_READ])
+    # by positions, since a limit alone lets PostgreSQL read and sort all that was ever written to the customer
+    newest = org.messages.filter(lane=lane, position__gt=lane.position - LOOK_BACK)
+    rows = list(newest.order_by("-position")[:MOST_READ])
     entries = [_whole(list(parts)) for _, parts in groupby(rows, key=attrgetter("source_entry"))]
     if len(rows) == MOST_READ and len(entries) > 1:
         entries.pop()  # its first parts may not have been read

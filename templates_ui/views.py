@@ -10,13 +10,14 @@ from django.views.decorators.http import require_GET
 
 from templates_ui.panel import describe
 from tenants import connecting
+from tenants.access import PageRequest, comes_from_our_page, signed_in
 from tenants.forms import MyDomainForm
+from tenants.frames import allow_frames
 from tenants.models import Org, Role
 from tenants.onboarding import SetupProblem
-from tenants.sign_in import PageRequest, allow_frames, comes_from_our_page, signed_in
 from tenants.views import org_at, show_problems
 
-NOT_CONNECTED = "This org is not connected yet. Ask an administrator of it to set WhatsApp up."
+NOT_CONNECTED = "This org is not connected yet. Ask an administrator of the org to set up WhatsApp."
 
 
 def address_of(org: Org, request: HttpRequest) -> str:

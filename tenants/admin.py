@@ -2,49 +2,57 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from tenants import doctor
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.cache import old_secret_used_at, refusals_today
+from tenants.encryption import readable
+from tenants.ledgers import OF_ORG, Ledger, ReadOnly
 from tenants.models import AuditEntry, Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender
-
-
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is no generic when it runs
-    """Shows rows and changes none: set-up has its own doors, which check what they are given."""
-
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(Org)
 class OrgAdmin(ReadOnly):
     list_display = ["name", "salesforce_id", "created_at", "disconnected_at"]
-    readonly_fields = ["setup_url"]
+    readonly_fields = ["setup_url", "kept"]
     search_fields = ["name", "salesforce_id"]
+
+    @admin.display(description="what is kept of it")
+    def kept(self, org: Org) -> str:
+        """Link to the org's rows in each ledger."""
+        ledgers = [
+            (model._meta, each)
+            for model, each in self.admin_site._registry.items()
+            if isinstance(each, Ledger) and (each.newest_of_org or each.shown_of_org)
+        ]
+        links = (
+            (reverse(f"admin:{of.app_label}_{of.model_name}_changelist"), OF_ORG, org.pk, each.shown_of_org, _heading(of))
+            for of, each in ledgers
+        )
+        return format_html_join(" · ", '<a href="{}?{}={}{}">{}</a>', links)
+
+
+def _heading(of: Any) -> str:
+    """Name a table as a heading does."""
+    return str(of.verbose_name_plural).capitalize()
 
 
 @admin.register(SalesforceConnection)
 class SalesforceConnectionAdmin(ReadOnly):
     list_display = ["org", "base_url", "username", "updated_at"]
-    list_select_related = ["org"]
     exclude = ["private_key", "next_private_key"]
+    heavy = exclude
 
 
 @admin.register(InfobipAccount)
 class InfobipAccountAdmin(ReadOnly):
-    list_display = ["name", "org", "base_url", "updated_at", "refused_today"]
-    list_select_related = ["org"]
+    list_display = ["name", "org", "base_url", "updated_at"]
     exclude = ["api_key", "webhook_secret", "previous_webhook_secret", "handover_token"]
+    heavy = exclude
     readonly_fields = ["webhook_url", "handover_url", "refused_today", "secret_in_use"]
 
     @admin.display(description="webhooks refused today")
@@ -56,7 +64,7 @@ class InfobipAccountAdmin(ReadOnly):
     @admin.display(description="webhook secret in use")
     def secret_in_use(self, account: InfobipAccount) -> str:
         """Say whether Infobip has been changed over to the new secret."""
-        if not account.previous_webhook_secret:
+        if not readable(account, "previous_webhook_secret"):
             return "the only one"
         last = old_secret_used_at(account.pk)
         return f"the old one, last at {last}" if last else "the new one; the old one was not used within the last days"
@@ -65,58 +73,61 @@ class InfobipAccountAdmin(ReadOnly):
 @admin.register(Channel)
 class ChannelAdmin(ReadOnly):
     list_display = ["name", "org", "developer_name", "channel_address_identifier"]
-    list_select_related = ["org"]
 
 
 @admin.register(Sender)
 class SenderAdmin(ReadOnly):
-    list_display = ["number", "org", "account", "channel", "chatbot_first"]
-    list_select_related = ["org", "account", "channel"]
-    search_fields = ["=number"]
+    list_display = ["number", "org", "account", "channel", "chatbot_first", "retired_at"]
+    search_fields = ["number__exact"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Show those that were taken off, too: messages name them."""
+        return Sender.ever.order_by(*self.ordering).prefetch_related(*self._named())
 
 
 @admin.register(Membership)
-class MembershipAdmin(ReadOnly):
+class MembershipAdmin(Ledger):
     list_display = ["name", "org", "username", "role", "signed_in_at"]
-    list_select_related = ["org"]
-    search_fields = ["=username"]
+    search_fields = ["username"]
 
 
 @admin.register(AuditEntry)
-class AuditEntryAdmin(ReadOnly):
+class AuditEntryAdmin(Ledger):
     list_display = ["at", "org", "who", "what", "detail"]
-    list_select_related = ["org"]
-    list_filter = ["org"]
+    newest_of_org = "-at"
 
 
 @admin.register(Checkup)
 class CheckupAdmin(ReadOnly):
-    """What the doctor found last, and a button that lets it look again."""
+    """What the doctor found last, and a button that runs the checks again."""
 
-    list_display = ["org", "at", "bad", "warnings"]
-    list_select_related = ["org"]
+    list_display = ["org", "at", "failed", "warnings"]
     fields = ["org", "at", "report"]
     readonly_fields = ["report"]
-    actions = ["examine_again"]
+    actions = ["run_checks_again"]
+    most_at_once = 3  # each may take the better part of a minute
 
-    @admin.display(description="bad")
-    def bad(self, checkup: Checkup) -> int:
-        return sum(each["state"] == "bad" for each in checkup.findings)
+    @admin.display(description="failed")
+    def failed(self, checkup: Checkup) -> int:
+        return sum(each["state"] == doctor.State.FAILED for each in checkup.findings)
 
     @admin.display(description="warnings")
     def warnings(self, checkup: Checkup) -> int:
-        return sum(each["state"] == "warning" for each in checkup.findings)
+        return sum(each["state"] == doctor.State.WARNING for each in checkup.findings)
 
     @admin.display(description="findings")
     def report(self, checkup: Checkup) -> str:
-        """List what is not well first."""
-        findings = sorted(checkup.findings, key=lambda each: each["state"] == "good")
+        """List what did not pass first."""
+        findings = sorted(checkup.findings, key=lambda each: each["state"] == doctor.State.OK)
         lines = ((each["state"], each["title"], each["found"], each["remedy"]) for each in findings)
-        return format_html(
-            "<table>{}</table>", format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", lines)
-        )
+        return format_html("<ul>{}</ul>", format_html_join("", "<li><b>{}</b> {}: {}<br>{}</li>", lines))
 
-    @admin.action(description="Examine again")
-    def examine_again(self, request: HttpRequest, queryset: Any) -> None:
-        for checkup in queryset.select_related("org__salesforce"):
-            doctor.examine(checkup.org)
+    @admin.action(description="Run checks again")
+    def run_checks_again(self, request: HttpRequest, queryset: QuerySet[Checkup]) -> None:
+        ids = list(queryset.values_list("org_id", flat=True)[: self.most_at_once + 1])
+        if len(ids) > self.most_at_once:
+            words = f"Choose {self.most_at_once} at most: each takes some seconds. All are checked once a day."
+            self.message_user(request, words, messages.WARNING)
+            return
+        for org in Org.objects.filter(pk__in=ids, salesforce__isnull=False):
+            doctor.run_checks(org)

@@ -1,10 +1,11 @@
-"""Installing what is missing in a customer's org, with an administrator's token that is given back at the end.
+"""Installing what is missing in a customer's org, with an administrator's token that is revoked at the end.
 
 A run is a row with its steps. The page that shows it asks for news, and each such request does the next small thing: start
 a deploy, look how far it is, create a record. Whoever leaves the page and comes back finds the run where Salesforce is by
 then. Nothing is done twice: what is there already is found first, and one request at a time holds the run.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -13,15 +14,16 @@ from uuid import uuid4
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, RequestRejected
+from connector.http import ApiError, AuthenticationFailed, CustomerMustAct, RequestRejected, time_limit
 from connector.salesforce.auth import AccessToken, remedy_of
 from connector.salesforce.rest import Deployment, RestClient, is_duplicate, soql_text, static_token
 from connector.salesforce.sign_in import revoke, user_info
 from tenants import connecting, package
+from tenants.encryption import readable
 from tenants.models import Draft, Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.package import Part, Settings
 from tenants.tenancy import every_org
@@ -29,6 +31,9 @@ from tenants.tenancy import every_org
 log = structlog.get_logger(__name__)
 
 TOKEN_LIFE = timedelta(minutes=15)  # of an administrator's token with us
+REVOKE_SECONDS = 10.0  # for one token
+REVOKING_SECONDS = 50.0  # of one pass; it begins again each minute
+MOST_REVOKED = 500
 LONGEST_TOKEN = timedelta(hours=24)  # then it has ended by itself: no session of Salesforce's lives longer
 LEASE = timedelta(seconds=20)  # longer than a call can take
 DEPLOYED = (Part.EVENT_AND_PERMISSIONS, Part.CONSOLE_AND_ROUTING)  # the channel's part is created by the Tooling API
@@ -57,15 +62,15 @@ def draft_settings(draft: Draft) -> Settings:
     return _settings(connecting.connection_of(draft), f"{settings.PUBLIC_URL}/")
 
 
-def _settings(way: SalesforceConnection, frame_url: str) -> Settings:
-    user = way.username if package.PERSON.fullmatch(way.username) else "admin@example.com"
+def _settings(connection: SalesforceConnection, frame_url: str) -> Settings:
+    user = connection.username if package.PERSON.fullmatch(connection.username) else "admin@example.com"
     return Settings(
         public_url=settings.PUBLIC_URL,
         frame_url=frame_url,
-        certificate_pem=way.certificate or connecting.certificate_for(way.private_key),
+        certificate_pem=connection.certificate or connecting.certificate_for(connection.private_key),
         contact_email=user,
         integration_username=user,
-        org_url=way.base_url,
+        org_url=connection.base_url,
     )
 
 
@@ -116,10 +121,10 @@ def begin(org: Org, *, who: str, token: str, undo: bool) -> Installation:
                 _stop(each)
         if same is None:
             steps = _undo_steps() if undo else _steps()
-            org.note(who, "began to take the package back" if undo else "began an installation")
+            org.audit(who, "began to take the package back" if undo else "began an installation")
             begun = Installation.objects.create(org=org, who=who, token=token, undo=undo, steps=steps)
     for each in under_way:
-        _revoke(each.org, each.token)
+        _revoke(each.org, readable(each, "token"))
     return org.installations.get(pk=same.pk) if same else begun
 
 
@@ -191,7 +196,7 @@ def advance(run: Installation) -> Installation:
         steps=run.steps, state=run.state, deployment=run.deployment, lease_id=None, leased_until=None
     )
     if kept and run.state != Installation.State.RUNNING:
-        run.org.note(run.who, f"{'undo' if run.undo else 'installation'} {run.state}", step["title"])
+        run.org.audit(run.who, f"{'undo' if run.undo else 'installation'} {run.state}", step["title"])
         _give_back(run)
     return run.org.installations.get(pk=run.pk)
 
@@ -234,9 +239,9 @@ def _go_on(run: Installation, step: dict[str, Any]) -> None:
 
 
 def _admin_client(run: Installation) -> RestClient:
-    way = run.org.salesforce
-    tokens = static_token(AccessToken(run.token, way.base_url))
-    return RestClient(base_url=way.base_url, tokens=tokens, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    connection = run.org.salesforce
+    tokens = static_token(AccessToken(run.token, connection.base_url))
+    return RestClient(base_url=connection.base_url, tokens=tokens, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
 
 
 def _deploy(
@@ -338,9 +343,9 @@ def _switch_flow(rest: RestClient, version: int) -> None:
 
 
 def _admin_id(run: Installation) -> str:
-    way = run.org.salesforce
-    token = AccessToken(run.token, way.base_url)
-    return user_info(base_url=way.base_url, token=token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS).user_id
+    connection = run.org.salesforce
+    token = AccessToken(run.token, connection.base_url)
+    return user_info(base_url=connection.base_url, token=token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS).user_id
 
 
 def _define_channel(rest: RestClient, given: Settings) -> None:
@@ -411,36 +416,58 @@ def _definition(given: Settings) -> dict[str, Any]:
 # the token
 
 
-def _give_back(run: Installation) -> None:
-    """Revoke an administrator's token and forget it; one that could not be revoked is kept for another try."""
-    run.refresh_from_db(fields=["token"])  # whoever began again meanwhile brought another one
-    if _revoke(run.org, run.token) or timezone.now() - run.created_at > LONGEST_TOKEN:
+def _give_back(run: Installation) -> bool:
+    """Revoke an administrator's token and forget it; False: it could not be revoked, and is kept for another try."""
+    run = Installation.objects.select_related("org__salesforce").get(pk=run.pk)
+    gone = _revoke(run.org, readable(run, "token")) or timezone.now() - run.created_at > LONGEST_TOKEN
+    if gone:
         Installation.objects.filter(pk=run.pk).update(token="")
-        run.token = ""
+    return gone
 
 
 def _revoke(org: Org, token: str) -> bool:
     """End a token's life; False if Salesforce does not answer."""
-    way = org.salesforce
     try:
         if token:
-            revoke(way.base_url, AccessToken(token, way.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+            connection = org.salesforce
+            revoke(connection.base_url, AccessToken(token, connection.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    except SalesforceConnection.DoesNotExist:
+        return True  # nobody knows any more whose it was
     except ApiError as exc:
         log.warning("administrator's token not revoked", org=org.pk, error=str(exc))
         return False
     return True
 
 
-def give_back_old_tokens() -> int:
-    """Revoke the tokens of runs that somebody left, or that could not be revoked before; gives how many are gone."""
+def revoke_leftover_tokens() -> int:
+    """Revoke the tokens of runs and sign-ins that somebody left, or that could not be revoked before; gives how many went.
+
+    One at a time, each read by itself and within a time limit, in no order: one that cannot be read, or whose Salesforce
+    hangs, keeps nobody else's.
+    """
+    until, gone = time.monotonic() + REVOKING_SECONDS, 0
     with every_org():
-        left = Installation.objects.exclude(token="").filter(created_at__lt=timezone.now() - TOKEN_LIFE)
-        runs = list(left.select_related("org__salesforce"))
-        for run in runs:
-            _give_back(run)
-        # sign-ins for an installation that nobody ended
-        unended = PendingSignIn.objects.exclude(token="").filter(created_at__lt=timezone.now() - TOKEN_LIFE)
-        for pending in unended.select_related("org__salesforce"):
-            if pending.org is None or _revoke(pending.org, pending.token):
-                pending.delete()
-    return sum(not run.token for run in runs)
+        for model in (Installation, PendingSignIn):
+            old = model._default_manager.exclude(token="").filter(created_at__lt=timezone.now() - TOKEN_LIFE)
+            for pk in old.order_by("?").values_list("pk", flat=True)[:MOST_REVOKED]:
+                if time.monotonic() > until:
+                    break
+                try:
+                    with time_limit(REVOKE_SECONDS):
+                        gone += _revoke_left(model, pk)
+                except Exception as exc:  # whatever is wrong with one, the others are revoked
+                    log.warning("administrator's token not revoked", row=pk, error=type(exc).__name__)
+                    ended = model._default_manager.filter(pk=pk, created_at__lt=timezone.now() - LONGEST_TOKEN)
+                    gone += ended.update(token="")
+    return gone
+
+
+def _revoke_left(model: type[Installation] | type[PendingSignIn], pk: int) -> bool:
+    row = model._default_manager.select_related("org__salesforce").get(pk=pk)
+    if not connection.in_atomic_block:
+        connection.close()  # nobody holds one while they call
+    org = row.org
+    gone = org is None or _revoke(org, readable(row, "token")) or timezone.now() - row.created_at > LONGEST_TOKEN
+    if gone:
+        model._default_manager.filter(pk=pk).update(token="")
+    return gone

@@ -16,7 +16,7 @@ from connector.infobip.client import InfobipClient
 from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
 from connector.salesforce.interactions import InteractionClient
 from connector.salesforce.rest import RestClient
-from tenants.encryption import EncryptedField
+from tenants.encryption import EncryptedField, readable
 from tenants.tokens import Credentials, OrgTokens
 
 HANDLE_ALPHABET = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKMNPQRSTUVWXYZ23456789"  # nothing that looks like something else
@@ -50,7 +50,7 @@ class Org(models.Model):
         """Give the address of the reps' templates panel, for the frame beside a conversation."""
         return f"{settings.PUBLIC_URL}/e/{self.handle}/templates"
 
-    def note(self, who: str, what: str, detail: str = "") -> None:
+    def audit(self, who: str, what: str, detail: str = "") -> None:
         """Write down who changed what; never a secret."""
         AuditEntry.objects.create(org=self, who=who[:200], what=what[:200], detail=detail[:1000])
 
@@ -128,7 +128,7 @@ class InfobipAccount(models.Model):
     handover_token = EncryptedField(blank=True, default="")
     handover_without_token = models.BooleanField(
         default=False,
-        help_text="take a chatbot's call without its token, for a conversation that a signed event told of before",
+        help_text="take a chatbot's call without its token, for a conversation that a signed event named before",
     )
     capabilities = models.JSONField(default=dict, blank=True, help_text="what its API key may do, by name")
     updated_at = models.DateTimeField(auto_now=True)
@@ -146,7 +146,8 @@ class InfobipAccount(models.Model):
 
     @property
     def webhook_secrets(self) -> list[str]:
-        return [self.webhook_secret, self.previous_webhook_secret]
+        """Give the secrets that a webhook may be signed with; empty: it is signed with none."""
+        return [readable(self, "webhook_secret"), readable(self, "previous_webhook_secret")]
 
     @property
     def header_of_signature(self) -> str:
@@ -241,14 +242,30 @@ class Channel(models.Model):
         return self.name
 
 
+class CurrentSenders(models.Manager["Sender"]):
+    """The senders in use: those that were taken off are there only for the messages that name them."""
+
+    def get_queryset(self) -> models.QuerySet["Sender"]:
+        return super().get_queryset().filter(retired_at=None)
+
+
 class Sender(models.Model):
-    """A WhatsApp number of an account, and the channel it feeds."""
+    """A WhatsApp number of an account, and the channel it feeds.
+
+    One that is taken off keeps its row, to which any number of messages may point: history goes on saying by which number
+    they went, and nothing has to be rewritten. Nothing leaves by it, nothing is taken for it, and a conversation that
+    it had last counts as one without. It is taken into use again by the same row.
+    """
 
     org = models.ForeignKey(Org, models.CASCADE, related_name="senders")
     account = models.ForeignKey(InfobipAccount, models.CASCADE, related_name="senders", db_constraint=False)
     channel = models.ForeignKey(Channel, models.CASCADE, related_name="senders", db_constraint=False)
     number = models.CharField(max_length=24, help_text="digits with the country code, without +")
     chatbot_first = models.BooleanField(default=False, help_text="a chatbot, not a rep, has a conversation at first")
+    retired_at = models.DateTimeField(null=True, blank=True, help_text="since when it is not used; empty: it is")
+
+    objects = CurrentSenders()
+    ever = models.Manager["Sender"]()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "account", "number"], name="sender_number_in_account")]
@@ -277,6 +294,10 @@ class Membership(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "user_id"], name="member_of_org")]
+        indexes = [
+            models.Index(fields=["org", "role", "-signed_in_at"], name="member_newest"),
+            models.Index(fields=["username"], name="member_username"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -315,7 +336,7 @@ class ApiToken(models.Model):
     prefix = models.CharField(max_length=12, help_text="its first characters, by which people know it")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=200)
-    last_used_at = models.DateTimeField(null=True, blank=True, help_text="some minutes exact")
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="accurate to a few minutes")
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
@@ -342,7 +363,7 @@ class ApiCall(models.Model):
 
 
 class Draft(models.Model):
-    """A set-up whose org nobody has proven yet. It blocks nobody, is told to nobody, and is soon forgotten."""
+    """A set-up whose org nobody has proven yet. It blocks nobody, is shown to nobody, and is soon forgotten."""
 
     token_hash = models.CharField(max_length=64, unique=True)
     base_url = models.CharField(max_length=300)
@@ -394,13 +415,14 @@ class AuditEntry(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["org", "-at"], name="audit_newest")]
+        verbose_name_plural = "audit entries"
 
     def __str__(self) -> str:
         return self.what
 
 
 class Installation(models.Model):
-    """What we do in an org for its administrator, step by step, with a token of theirs that is soon given back."""
+    """What we do in an org for its administrator, step by step, with a token of theirs that is soon revoked."""
 
     class State(models.TextChoices):
         RUNNING = "running"

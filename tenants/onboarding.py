@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from connector.http import AddressRefused
 from tenants import texts
+from tenants.encryption import readable
 from tenants.models import (
     AtEnd,
     Channel,
@@ -153,7 +154,7 @@ class _ChannelSerializer(serializers.Serializer[Any]):
         if unknown := set(value) - set(texts.DAYS):
             raise serializers.ValidationError(f"{', '.join(sorted(unknown))}: the days are {', '.join(texts.DAYS)}.")
         try:
-            return {day: texts.check_stretches(value[day]) for day in texts.DAYS if value.get(day)}
+            return {day: texts.check_time_ranges(value[day]) for day in texts.DAYS if value.get(day)}
         except ValueError as exc:
             raise serializers.ValidationError(str(exc)) from exc
 
@@ -265,8 +266,9 @@ def _connect_salesforce(org: Org, data: dict[str, Any]) -> None:
 
 def _keep_account(org: Org, data: dict[str, Any], number: int) -> InfobipAccount:
     account = org.infobip_accounts.filter(name=data["name"]).first() or InfobipAccount(org=org, name=data["name"])
-    if account.pk and account.webhook_secret != data["webhookSecret"]:
-        account.previous_webhook_secret = account.webhook_secret
+    before = readable(account, "webhook_secret")
+    if before and before != data["webhookSecret"]:
+        account.previous_webhook_secret = before
     account.base_url, account.api_key = data["baseUrl"], data["apiKey"]
     account.webhook_secret = data["webhookSecret"]
     account.signature_header, account.handover_token = data["signatureHeader"], data["handoverToken"]
@@ -312,13 +314,20 @@ def _keep_channel(org: Org, data: dict[str, Any], accounts: dict[str, InfobipAcc
         },
     )
     for sender in data["senders"]:
-        Sender.objects.update_or_create(
-            org=org,
-            account=accounts[sender["account"]],
-            number=sender["number"],
-            defaults={"channel": channel, "chatbot_first": sender["chatbotFirst"]},
-        )
+        account = accounts[sender["account"]]
+        keep_sender(account, sender["number"], channel=channel, chatbot_first=sender["chatbotFirst"])
     return channel
+
+
+def keep_sender(account: InfobipAccount, number: str, *, channel: Channel, chatbot_first: bool) -> Sender:
+    """Put a number on a channel; one that was taken off before is taken into use again."""
+    sender, _ = Sender.ever.update_or_create(
+        org_id=account.org_id,
+        account=account,
+        number=number,
+        defaults={"channel": channel, "chatbot_first": chatbot_first, "retired_at": None},
+    )
+    return sender
 
 
 def _not_listed(

@@ -7,13 +7,15 @@ it is not, so that a persistent connection, or one from the pool, that comes bac
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from django.db import Error, connection, migrations
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
+
+from tenants.database import drop_if_spent
 
 SETTING = "connector.org"
 EVERY_ORG = "*"
@@ -40,8 +42,10 @@ def _scoped(value: str) -> Iterator[None]:
     token = _scope.set(value)
     try:
         if connection.connection is not None and not connection.in_atomic_block:
-            with suppress(Error):  # the server went away; the next statement says so, or opens a new connection
+            try:
                 _guard_of(connection).align()
+            except Error as exc:  # the server went away; the next statement says so, or opens a new connection
+                drop_if_spent(connection, exc)
         yield
     finally:
         _scope.reset(token)

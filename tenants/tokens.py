@@ -4,21 +4,24 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 import structlog
 from django.conf import settings
+from redis.exceptions import ResponseError
 
-from connector.http import ApiError
+from connector.http import ApiError, Broken, seconds_left
 from connector.salesforce.auth import AccessToken, login
 from connector.salesforce.sign_in import revoke
-from tenants.broker import remember
+from tenants.cache import with_redis
 from tenants.encryption import CannotDecrypt, decrypt, encrypt
 
 log = structlog.get_logger(__name__)
 
 KEPT_SECONDS = 50 * 60  # below any usual session time-out of an org
 LOGIN_SECONDS = 15  # longer than a login can take; how long its lock may be held
+OTHERS_LOGIN_SECONDS = 3.0  # how long another process's login is waited for: it may have died of it, or hang
 REFUSAL_SECONDS = 5  # how long a refusal is repeated without asking: a user has 3,600 logins an hour
 
 
@@ -66,15 +69,17 @@ class OrgTokens:
         self.key = credentials.key
         self.slot = _slots.setdefault(self.key, _Slot())
 
+    def ready(self) -> AccessToken | None:
+        """Give the token that this process holds, without waiting for anything; None where it holds none."""
+        token = self.slot.token
+        return token if time.monotonic() < self.slot.until else None
+
     def current(self) -> AccessToken:
         """Give the token in use, logging in where there is none.
 
         :raises ApiError: if the login fails
         """
-        token = self.slot.token
-        if token is not None and time.monotonic() < self.slot.until:
-            return token
-        return self._replace(None)
+        return self.ready() or self._replace(None)
 
     def renew(self, refused: AccessToken) -> AccessToken:
         """Give another token than the refused one; who else was refused it gets the same.
@@ -87,7 +92,7 @@ class OrgTokens:
         """Give the token in use back to Salesforce, and forget it."""
         token = self.slot.token or self._shared(None)
         self.slot.token = None
-        remember(lambda redis: redis.delete(self.key), otherwise=None)
+        with_redis(lambda redis: redis.delete(self.key), default=None)
         if token is not None:
             try:
                 revoke(self.credentials.base_url, token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
@@ -96,7 +101,9 @@ class OrgTokens:
 
     def _replace(self, refused: AccessToken | None) -> AccessToken:
         slot = self.slot
-        with slot.lock:
+        if not slot.lock.acquire(timeout=seconds_left()):  # a login that hangs keeps others no longer than their own time
+            raise Broken.NO_TOKEN.error("Salesforce")
+        try:
             if slot.token is not None and slot.token != refused and time.monotonic() < slot.until:
                 return slot.token  # another thread was faster
             if slot.refusal is not None and time.monotonic() < slot.refused_until:
@@ -104,15 +111,19 @@ class OrgTokens:
             slot.token = self._shared(refused) or self._log_in_alone(refused)
             slot.until = time.monotonic() + KEPT_SECONDS
             return slot.token
+        finally:
+            slot.lock.release()
 
     def _log_in_alone(self, refused: AccessToken | None) -> AccessToken:
         """Log in while no other process does, or take what the other one got."""
         mine, lock = str(uuid4()), f"{self.key}:lock"
-        give_up = time.monotonic() + LOGIN_SECONDS
-        while not remember(lambda redis: redis.set(lock, mine, nx=True, ex=LOGIN_SECONDS), otherwise=True):
-            if time.monotonic() > give_up:
+        give_up, pause = time.monotonic() + OTHERS_LOGIN_SECONDS, 0.05
+        while not with_redis(lambda redis: redis.set(lock, mine, nx=True, ex=LOGIN_SECONDS), default=True):
+            if time.monotonic() > give_up:  # take the lock over, whatever lies there
+                with_redis(lambda redis: redis.set(lock, mine, ex=LOGIN_SECONDS), default=None)
                 break
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.4)
             if token := self._shared(refused):
                 return token
         try:
@@ -120,7 +131,7 @@ class OrgTokens:
                 return token
             return self._log_in()
         finally:
-            remember(lambda redis: redis.delete(lock) if redis.get(lock) == mine else None, otherwise=None)
+            with_redis(lambda redis: redis.delete(lock) if _text_under(redis, lock) == mine else None, default=None)
 
     def _log_in(self) -> AccessToken:
         credentials = self.credentials
@@ -138,18 +149,31 @@ class OrgTokens:
             raise
         log.info("logged in to Salesforce", org=credentials.org_id)
         self.slot.refusal = None
-        remember(lambda redis: redis.set(self.key, encrypt(token.value), ex=KEPT_SECONDS), otherwise=None)
+        with_redis(lambda redis: redis.set(self.key, encrypt(token.value), ex=KEPT_SECONDS), default=None)
         return token
 
     def _shared(self, refused: AccessToken | None) -> AccessToken | None:
         """Read what another process stored, unless it is the very token that was refused."""
-        stored = remember(lambda redis: redis.get(self.key), otherwise=None)
-        if not isinstance(stored, str):
+        stored = with_redis(lambda redis: _text_under(redis, self.key), default="")
+        if not stored:
             return None
         try:
             value = decrypt(stored)
-        except CannotDecrypt:  # written under a key that has gone since
+        except (CannotDecrypt, ValueError):  # written under a key that has gone since, or by nobody of ours
             return None
         if refused is not None and value == refused.value:
             return None
         return AccessToken(value, self.credentials.base_url)
+
+
+def _text_under(redis: Any, key: str) -> str:
+    """Read a text; where something else lies there, drop it: it is not Redis's trouble, and must not count as that."""
+    try:
+        return redis.get(key) or ""
+    except ResponseError as exc:
+        if not str(exc).startswith("WRONGTYPE"):
+            raise
+    except UnicodeDecodeError:
+        pass
+    redis.delete(key)
+    return ""

@@ -18,8 +18,9 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from connector.http import ApiError
-from tenants import api_tokens, connecting, doctor, installation, package, sign_in, texts
-from tenants.broker import allowed
+from tenants import access, api_tokens, budget, connecting, doctor, installation, package, sign_in, texts
+from tenants.access import PageRequest, signed_in
+from tenants.cache import allowed
 from tenants.connecting import FoundChannel
 from tenants.forms import (
     AccountForm,
@@ -33,9 +34,10 @@ from tenants.forms import (
     TextsForm,
     TranslationForm,
 )
+from tenants.frames import allow_frames
 from tenants.models import Channel, Draft, InfobipAccount, Org, Role, SalesforceConnection
 from tenants.onboarding import SetupProblem
-from tenants.sign_in import PageRequest, SignInRefused, signed_in
+from tenants.sign_in import SignInRefused
 from tenants.tenancy import every_org, org_scope
 
 DRAFT_COOKIE = "__Host-sid-new"
@@ -77,11 +79,6 @@ def path_of(org: Org | None, current: str) -> list[Step]:
     return [Step(slug, title, done[slug], slug == current) for slug, title in STEPS.items()]
 
 
-def client_address(request: HttpRequest) -> str:
-    """Name where a request comes from, as far as the router in front of us says."""
-    return str(request.headers.get("X-Forwarded-For") or request.META.get("REMOTE_ADDR", "")).split(",")[-1].strip()
-
-
 def show_problems(form: Form, problem: SetupProblem) -> None:
     """Put each problem at the field that it belongs to, or at the top."""
     for place, words in problem.problems.items():
@@ -97,11 +94,11 @@ def start(request: PageRequest) -> HttpResponse:
 
     The frame appends ``?id=`` with a record's id, or with none: it says nothing here.
     """
-    sign_in.allow_frames(request, None)
+    allow_frames(request, None)
     form = MyDomainForm(request.POST or None)
     if request.method != "POST" or not form.is_valid():
         return render(request, "tenants/start.html", {"form": form})
-    if not sign_in.comes_from_our_page(request):
+    if not access.comes_from_our_page(request):
         return _refuse(request, "The request came from another page.")
     try:
         base_url = connecting.my_domain(form.cleaned_data["my_domain"])
@@ -110,14 +107,14 @@ def start(request: PageRequest) -> HttpResponse:
         return render(request, "tenants/start.html", {"form": form})
     known = org_at(base_url)
     if known is not None and "anew" not in request.POST:
-        return HttpResponseRedirect(known.setup_url)
-    if not allowed(f"draft:{client_address(request)}", DRAFTS_AN_HOUR):
+        return redirect("wizard", known.handle)
+    if not allowed(f"draft:{budget.client_address(request)}", DRAFTS_AN_HOUR):
         form.add_error(None, "Too many set-ups were begun from here within an hour. Try again later.")
         return render(request, "tenants/start.html", {"form": form})
     token = sign_in.new_token()
     draft = connecting.begin_draft(base_url, sign_in.digest(token))
     response = _draft_page(request, draft, ConnectionForm(), token=token)
-    sign_in.set_cookie(response, DRAFT_COOKIE, token)
+    access.set_cookie(response, DRAFT_COOKIE, token)
     return response
 
 
@@ -128,23 +125,24 @@ def org_at(base_url: str) -> Org | None:
 
 
 def _own_draft(request: HttpRequest) -> Draft | None:
-    token = sign_in.token_of(request, DRAFT_COOKIE)
+    token = access.token_of(request, DRAFT_COOKIE)
     return connecting.find_draft(sign_in.digest(token)) if token else None
 
 
 @csrf_exempt
 def draft(request: PageRequest) -> HttpResponse:
     """Show what to create in the org, and try what its administrator brings back from there."""
-    sign_in.allow_frames(request, None)
     mine = _own_draft(request)
     if mine is None:
         return redirect("start")
+    allow_frames(request, mine.base_url)
     form = ConnectionForm(request.POST or None, initial={"consumer_key": mine.consumer_key, "username": mine.username})
     if request.method == "POST" and form.is_valid():
-        if not sign_in.comes_from_our_page(request):
+        if not access.comes_from_our_page(request):
             return _refuse(request, "The request came from another page.")
         try:
-            connecting.connect_draft(mine, **form.cleaned_data)
+            with budget.place(f"sign-in {mine.base_url}", budget.SIGN_INS_AT_ONCE):
+                connecting.connect_draft(mine, **form.cleaned_data)
         except SetupProblem as exc:
             mine.consumer_key = ""
             show_problems(form, exc)
@@ -195,9 +193,9 @@ def _refuse(request: HttpRequest, problem: str, status: int = 403) -> HttpRespon
 
 
 def _begin(request: HttpRequest, **whose: Any) -> HttpResponse:
-    if not sign_in.comes_from_our_page(request):
+    if not access.comes_from_our_page(request):
         return JsonResponse({"error": "The request came from another page."}, status=403)
-    if not allowed(f"sign-in:{client_address(request)}", SIGN_INS_AN_HOUR):
+    if not allowed(f"sign-in:{budget.client_address(request)}", SIGN_INS_AN_HOUR):
         return JsonResponse({"error": "Too many sign-ins from here within an hour. Try again later."}, status=429)
     begun = sign_in.begin(**whose)
     return JsonResponse(
@@ -276,7 +274,7 @@ def sf_callback(request: HttpRequest) -> HttpResponse:
 @require_POST
 def sf_finish(request: HttpRequest) -> HttpResponse:
     """Let the page that began a sign-in in."""
-    if not sign_in.comes_from_our_page(request):
+    if not access.comes_from_our_page(request):
         return JsonResponse({"error": "The request came from another page."}, status=403)
     given = request.POST
     try:
@@ -292,18 +290,18 @@ def sf_finish(request: HttpRequest) -> HttpResponse:
             installation.begin(finished.org, who=finished.member.name, token=finished.admin_token, undo=finished.undo)
         where = reverse("step", args=[finished.org.handle, "byoc"])
     response = JsonResponse({"token": finished.token, "next": where})
-    sign_in.set_cookie(response, sign_in.cookie_name(finished.org.handle), finished.token)
+    access.set_cookie(response, access.cookie_name(finished.org.handle), finished.token)
     return response
 
 
 @signed_in(Role.REP)
 def sign_out(request: PageRequest) -> HttpResponse:
     """End the session."""
-    session = sign_in.find_session(request, request.org)
+    session = access.find_session(request, request.org)
     if session is not None:
         session.delete()
     response = redirect("wizard", request.org.handle)
-    sign_in.delete_cookie(response, sign_in.cookie_name(request.org.handle))
+    access.delete_cookie(response, access.cookie_name(request.org.handle))
     return response
 
 
@@ -346,10 +344,10 @@ def _next(request: PageRequest, slug: str) -> HttpResponse:
 
 def connect_step(request: PageRequest) -> HttpResponse:
     """The connection to the org, and its key pair."""
-    way = request.org.salesforce
+    connection = request.org.salesforce
     form = SettingsForm(
         request.POST or None,
-        initial={"consumer_key": way.consumer_key, "username": way.username, "scrt_url": way.scrt_url},
+        initial={"consumer_key": connection.consumer_key, "username": connection.username, "scrt_url": connection.scrt_url},
     )
     problem = ""
     action = request.POST.get("action", "")
@@ -372,13 +370,14 @@ def connect_step(request: PageRequest) -> HttpResponse:
         else:
             show_problems(form, exc)
     if action:
-        form = SettingsForm(initial={"consumer_key": way.consumer_key, "username": way.username, "scrt_url": way.scrt_url})
+        initial = {name: getattr(connection, name) for name in ("consumer_key", "username", "scrt_url")}
+        form = SettingsForm(initial=initial)
     context = {
         "form": form,
         "problem": problem,
-        "way": SalesforceConnection.objects.get(org=request.org),
-        "ends": connecting.certificate_ends(way.certificate),
-        **_app_values(way.next_certificate or way.certificate, way.base_url),
+        "connection": SalesforceConnection.objects.get(org=request.org),
+        "ends": connecting.certificate_ends(connection.certificate),
+        **_app_values(connection.next_certificate or connection.certificate, connection.base_url),
     }
     return show_step(request, "connect", context)
 
@@ -409,7 +408,7 @@ def begin_install(request: HttpRequest, handle: str) -> HttpResponse:
     if org is None:
         return JsonResponse({"error": "This address is not known."}, status=404)
     with org_scope(org.pk):
-        session = sign_in.find_session(request, org)
+        session = access.find_session(request, org)
     if session is None or session.member.role != Role.ADMIN:
         return JsonResponse({"error": "Sign in as an administrator first."}, status=401)
     return _begin(request, org=org, for_install=True, undo=request.POST.get("undo") == "yes")
@@ -427,7 +426,7 @@ def channel_step(request: PageRequest) -> HttpResponse:
     try:
         found = connecting.find_channels(request.org)
     except ApiError as exc:
-        problem = f"Salesforce does not tell its channels: {exc.message}."
+        problem = f"Salesforce does not list its channels: {exc.message}."
     kept = {channel.channel_address_identifier: channel for channel in request.org.channels.all()}
     usable = [each for each in found if each.address]
     form = ChannelForm(request.POST or None, initial=_channel_initial(usable, kept))
@@ -495,7 +494,7 @@ def texts_step(request: PageRequest) -> HttpResponse:
         "translations": sorted(shown.values(), key=lambda each: each.language_name),
         "language_name": texts.language_name(channel.language),
         "with_chatbot": channel.senders.filter(chatbot_first=True).exists(),
-        "way": request.org.salesforce,
+        "connection": request.org.salesforce,
         "change_data_capture": setup_page(request.org, "CdcObjectEnablement/home"),
         "saved": request.GET.get("saved", ""),
     }
@@ -609,7 +608,7 @@ def summary_step(request: PageRequest) -> HttpResponse:
         request,
         "summary",
         {
-            "way": request.org.salesforce,
+            "connection": request.org.salesforce,
             "channels": list(request.org.channels.prefetch_related("senders")),
             "accounts": list(request.org.infobip_accounts.order_by("name")),
             "frame_url": request.org.setup_url,
@@ -643,15 +642,19 @@ def api_access(request: PageRequest) -> HttpResponse:
 
 @signed_in(Role.ADMIN)
 def doctor_view(request: PageRequest) -> HttpResponse:
-    """Examine the org, after mending what a button was pressed for."""
+    """Run the checks of the org, after fixing what a button was pressed for."""
     problem = ""
     if request.method == "POST":
         try:
             doctor.fix(request.org, request.POST.get("fix", ""), request.POST.get("about", ""), who=request.member.name)
         except SetupProblem as exc:
             problem = " ".join(exc.problems.values())
-    findings = doctor.examine(request.org)
-    order = {doctor.State.BAD: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2, doctor.State.GOOD: 3}
-    trouble = [each for each in sorted(findings, key=lambda each: order[each.state]) if each.state != doctor.State.GOOD]
-    good = [each for each in findings if each.state == doctor.State.GOOD]
-    return show_step(request, "summary", {"trouble": trouble, "good": good, "problem": problem}, "tenants/doctor.html")
+    findings = doctor.run_checks(request.org)
+    order = {doctor.State.FAILED: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2}
+    trouble = [each for each in findings if each.state in order]
+    context = {
+        "trouble": sorted(trouble, key=lambda each: order[each.state]),
+        "passed": [each for each in findings if each.state not in order],
+        "problem": problem,
+    }
+    return show_step(request, "summary", context, "tenants/doctor.html")

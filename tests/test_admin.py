@@ -6,10 +6,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from messaging.ingest import receive_webhook
 from messaging.models import Message, ReceivedEvent
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db
 

@@ -1,9 +1,13 @@
-"""How the content of a message reads as text: the mark and the label are ours, and what follows is somebody else's."""
+"""How the content of a message reads as text: the mark and the label are ours, and what follows is somebody else's.
+
+Somebody wrote it, so every content reads as something: where what is needed is missing, the line says so.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-from connector.events import MARK, UnexpectedPayload, clean, text_of, unmarked
+from connector.events import MARK, clean, strip_mark
+from connector.payload import objects_of, optional_object
 
 Kinds = dict[str, Callable[[dict[str, Any]], str]]
 
@@ -13,31 +17,27 @@ def _ours(label: str, *theirs: str) -> str:
     return f"{MARK} {label}: {rest}" if rest else f"{MARK} {label}"
 
 
-def line_of(kind: str, content: dict[str, Any], kinds: Kinds) -> str:
-    """Read a content as text, by the kinds of the form that it came in.
-
-    :raises UnexpectedPayload: if a text that must be there is not
-    """
-    read = kinds.get(kind)
-    return clean(read(content)).strip() if read else _ours(_words(kind), "this kind of message cannot be shown")
+def line_of(content: dict[str, Any], kinds: Kinds) -> str:
+    """Read a content as text, by the kinds of the form that it came in."""
+    kind = _optional(content, "type")
+    read = kinds.get(kind) if kind else _first_text
+    return _shown(kind, read(content) if read else "")
 
 
-def _words(kind: str) -> str:
-    return kind.replace("_", " ").strip().capitalize()
+def _shown(kind: str, text: str) -> str:
+    name = clean(kind[:100]).replace("_", " ").strip().capitalize()
+    return clean(text).strip() or _ours(name or "Message", "this kind of message cannot be shown")
 
 
 def _optional(source: dict[str, Any], field: str) -> str:
     value = source.get(field)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return unmarked(value.strip()) if isinstance(value, str) else ""
+    return strip_mark(value.strip()) if isinstance(value, str) else ""
 
 
-def _plain_text(content: dict[str, Any]) -> str:
-    value = content.get("text")
-    if not isinstance(value, str) or not clean(value).strip():
-        raise UnexpectedPayload("text is missing or empty")
-    return unmarked(value)
+def _only(field: str) -> Callable[[dict[str, Any]], str]:
+    return lambda content: _optional(content, field)
 
 
 def _file(label: str) -> Callable[[dict[str, Any]], str]:
@@ -55,11 +55,11 @@ def _location(content: dict[str, Any]) -> str:
 
 def _contacts(content: dict[str, Any]) -> str:
     lines = []
-    for contact in _objects(content, "contacts"):
-        name = contact.get("name")
-        shown = _optional(name, "formattedName") or _optional(name, "firstName") if isinstance(name, dict) else ""
-        phones = [_optional(phone, "phone") for phone in _objects(contact, "phones")]
-        emails = [_optional(email, "email") for email in _objects(contact, "emails")]
+    for contact in objects_of(content, "contacts"):
+        name = optional_object(contact, "name")
+        shown = _optional(name, "formattedName") or _optional(name, "firstName")
+        phones = [_optional(phone, "phone") for phone in objects_of(contact, "phones")]
+        emails = [_optional(email, "email") for email in objects_of(contact, "emails")]
         lines.append(_ours("Contact", ", ".join(filter(None, [shown, *phones, *emails]))))
     return "\n".join(lines) or _ours("Contact")
 
@@ -67,7 +67,7 @@ def _contacts(content: dict[str, Any]) -> str:
 def _order(content: dict[str, Any]) -> str:
     items = [
         f"{_optional(item, 'quantity')} of {_optional(item, 'productRetailerId')}"
-        for item in _objects(content, "productItems")
+        for item in objects_of(content, "productItems")
     ]
     return _ours("Order", ", ".join(items), _optional(content, "text"))
 
@@ -78,19 +78,13 @@ def _reaction(content: dict[str, Any]) -> str:
 
 
 def _list_reply(content: dict[str, Any]) -> str:
-    return "\n".join(filter(None, (unmarked(text_of(content, "title")), _optional(content, "description"))))
+    return "\n".join(filter(None, (_optional(content, "title"), _optional(content, "description"))))
 
 
 def _flow_reply(content: dict[str, Any]) -> str:
-    response = content.get("response")
-    fields = response.items() if isinstance(response, dict) else ()
-    shown = [unmarked(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
+    fields = optional_object(content, "response").items()
+    shown = [strip_mark(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
     return "\n".join((_ours("Form", _optional(content, "text")), *shown))
-
-
-def _objects(source: dict[str, Any], field: str) -> list[dict[str, Any]]:
-    values = source.get(field)
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def _notice(text: str) -> Callable[[dict[str, Any]], str]:
@@ -99,9 +93,9 @@ def _notice(text: str) -> Callable[[dict[str, Any]], str]:
 
 # https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-inbound-messages/receive-whatsapp-inbound-messages
 WHATSAPP_KINDS: Kinds = {
-    "TEXT": _plain_text,
-    "BUTTON": _plain_text,
-    "INTERACTIVE_BUTTON_REPLY": lambda content: unmarked(text_of(content, "title")),
+    "TEXT": _only("text"),
+    "BUTTON": _only("text"),
+    "INTERACTIVE_BUTTON_REPLY": _only("title"),
     "INTERACTIVE_LIST_REPLY": _list_reply,
     "INTERACTIVE_FLOW_REPLY": _flow_reply,
     "IMAGE": _file("Image"),
@@ -118,10 +112,10 @@ WHATSAPP_KINDS: Kinds = {
     "UNSUPPORTED": _notice("A message of a kind that WhatsApp does not pass on"),
 }
 MESSAGES_API_KINDS: Kinds = {
-    "TEXT": _plain_text,
-    "SUBJECT": _plain_text,
-    "BUTTON_REPLY": _plain_text,
-    "LIST_REPLY": _plain_text,
+    "TEXT": _only("text"),
+    "SUBJECT": _only("text"),
+    "BUTTON_REPLY": _only("text"),
+    "LIST_REPLY": _only("text"),
     "IMAGE": _file("Image"),
     "VIDEO": _file("Video"),
     "AUDIO": _file("Audio"),
@@ -149,7 +143,7 @@ def conversation_line(kind: str, content: dict[str, Any]) -> str:
     if kind in SILENT:
         return ""
     read = _CONVERSATION_KINDS.get(kind or _guessed(content), _first_text)
-    return clean(read(content)).strip() or _ours(_words(kind) or "Message", "this kind of message cannot be shown")
+    return _shown(kind, read(content))
 
 
 def _guessed(content: dict[str, Any]) -> str:
@@ -166,8 +160,7 @@ def _first_text(content: dict[str, Any]) -> str:
     for place in ("text", "caption", "title"):
         if text := _optional(content, place):
             return text
-    body = content.get("body")
-    return _optional(body, "text") if isinstance(body, dict) else ""
+    return _optional(optional_object(content, "body"), "text")
 
 
 def _linked_file(label: str) -> Callable[[dict[str, Any]], str]:
@@ -184,9 +177,8 @@ def _conversation_location(content: dict[str, Any]) -> str:
 def _conversation_contacts(content: dict[str, Any]) -> str:
     """Read names in either of the two spellings."""
     contacts = []
-    for contact in _objects(content, "contacts"):
-        name = contact.get("name")
-        name = name if isinstance(name, dict) else {}
+    for contact in objects_of(content, "contacts"):
+        name = optional_object(contact, "name")
         shown = name.get("formattedName") or name.get("formatted_name") or name.get("firstName") or name.get("first_name")
         contacts.append({**contact, "name": {"formattedName": shown}})
     return _contacts({"contacts": contacts})
@@ -194,22 +186,19 @@ def _conversation_contacts(content: dict[str, Any]) -> str:
 
 def _interactive(content: dict[str, Any]) -> str:
     """Read a question with its choices, each on a line of its own."""
-    inner = content.get("interactive")
-    inner = inner if isinstance(inner, dict) else {}
-    parts = [inner.get(place) for place in ("header", "body", "footer")]
-    texts = [_optional(part, "text") for part in parts if isinstance(part, dict)]
-    action = inner.get("action")
-    action = action if isinstance(action, dict) else {}
-    rows = [row for section in _objects(action, "sections") for row in _objects(section, "rows")]
-    choices = [_optional(each, "title") for each in [*_objects(action, "buttons"), *rows]]
+    inner = optional_object(content, "interactive")
+    texts = [_optional(optional_object(inner, place), "text") for place in ("header", "body", "footer")]
+    action = optional_object(inner, "action")
+    rows = [row for section in objects_of(action, "sections") for row in objects_of(section, "rows")]
+    choices = [_optional(each, "title") for each in [*objects_of(action, "buttons"), *rows]]
     link = " ".join(filter(None, (_optional(action, "displayText"), _optional(action, "url"))))
     return "\n".join([*filter(None, texts), *(f"• {choice}" for choice in [*choices, link] if choice)])
 
 
 def _media_template(content: dict[str, Any]) -> str:
-    body = content.get("body")
-    values = body.get("placeholders") if isinstance(body, dict) else None
-    shown = [unmarked(str(value)) for value in values] if isinstance(values, list) else []
+    values = optional_object(content, "body").get("placeholders")
+    listed = values if isinstance(values, list) else []
+    shown = [strip_mark(str(each)) for each in listed if isinstance(each, str | int | float)]
     return _ours("Template", _optional(content, "templateName"), ", ".join(shown))
 
 

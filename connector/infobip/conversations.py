@@ -1,18 +1,20 @@
 """A conversation at Infobip, as its chatbot led it: https://www.infobip.com/docs/api/customer-engagement/conversations"""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-from connector.events import UnexpectedPayload, clean, parse_time, text_of
 from connector.http import RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
 from connector.infobip.content import conversation_line
+from connector.payload import objects_of, optional_object, optional_text, parse_time
 
 PAGE = 250  # of at most 999, so that a page of long texts stays far below the longest answer that we read
 MOST_PAGES = 100
+LONGEST_ID = 100  # our own bound: Infobip's are UUIDs, or as long
+LONGEST_ADDRESS = 150
 
 
 class Author(StrEnum):
@@ -21,6 +23,9 @@ class Author(StrEnum):
     END_USER = "end user"
     CHATBOT = "chatbot"
     AGENT = "agent"
+
+
+_AUTHORS = {"CUSTOMER": Author.END_USER, "BOT": Author.CHATBOT, "AGENT": Author.AGENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,13 @@ def read_transcript(client: InfobipClient, conversation: str) -> list[Line]:
     for page in range(MOST_PAGES):
         body = _get(client, f"{path}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
         messages = body.get("messages")
-        messages = messages if isinstance(messages, list) else []
-        read += len(messages)
-        lines += [line for message in messages if (line := _line(message)) is not None]
-        pagination = body.get("pagination")
-        total = pagination.get("totalItems") if isinstance(pagination, dict) else None
+        read += len(messages) if isinstance(messages, list) else 0
+        for message in objects_of(body, "messages"):
+            # they come in order, so one whose time cannot be read was written no earlier than the one before
+            line = parse_line(message, after=lines[-1].at if lines else datetime.now(UTC))
+            if line is not None:
+                lines.append(line)
+        total = optional_object(body, "pagination").get("totalItems")
         if not messages or (isinstance(total, int) and read >= total):
             break
     # a message that is written between two pages moves the others: each counts once
@@ -98,23 +105,22 @@ def _get(client: InfobipClient, path: str) -> dict[str, Any]:
     return answer.body
 
 
-def _line(message: object) -> Line | None:
-    if not isinstance(message, dict):
-        return None
-    content = message.get("content")
-    try:
-        message_id, at = text_of(message, "id", most=100), parse_time(message.get("createdAt"), "createdAt")
-    except UnexpectedPayload:
-        return None
+def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
+    """Read one message of a transcript; None for what nobody saw, or that has no id to know it again by.
+
+    :param after: stands in for a time that cannot be read
+    """
+    message_id = optional_text(message, "id", most=LONGEST_ID + 1)
     inbound = message.get("direction") == "INBOUND"
-    author_type = message.get("authorType") or ("CUSTOMER" if inbound else "BOT")
-    authors = {"CUSTOMER": Author.END_USER, "BOT": Author.CHATBOT, "AGENT": Author.AGENT}
-    text = conversation_line(str(message.get("contentType") or ""), content if isinstance(content, dict) else {})
-    if author_type not in authors or not text:
+    author = _AUTHORS.get(optional_text(message, "authorType", most=20) or ("CUSTOMER" if inbound else "BOT"))
+    kind, content = optional_text(message, "contentType", most=100), optional_object(message, "content")
+    text = conversation_line(kind, content) if kind or content else ""
+    if author is None or not text or not 0 < len(message_id) <= LONGEST_ID:
         return None
-    ours, theirs = (message.get("to"), message.get("from")) if inbound else (message.get("from"), message.get("to"))
-    return Line(message_id, authors[author_type], text, at, _digits(theirs), _digits(ours))
+    ours, theirs = ("to", "from") if inbound else ("from", "to")
+    at = parse_time(message.get("createdAt")) or after
+    return Line(message_id, author, text, at, _digits(message, theirs), _digits(message, ours))
 
 
-def _digits(value: object) -> str:
-    return clean(value).strip().lstrip("+")[:150] if isinstance(value, str) else ""
+def _digits(message: dict[str, Any], field: str) -> str:
+    return optional_text(message, field, most=LONGEST_ADDRESS).lstrip("+")

@@ -13,31 +13,36 @@ from uuid import UUID
 from connector.events import (
     Event,
     Ignored,
+    InfobipMessageRef,
     MessageReceived,
-    Place,
     Receipt,
     ReceiptReceived,
+    Typing,
     UnexpectedPayload,
     clean,
-    object_of,
-    parse_time,
-    text_of,
 )
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
 from connector.infobip.content import MESSAGES_API_KINDS, WHATSAPP_KINDS, conversation_line, line_of
 from connector.infobip.reasons import REASONS
+from connector.payload import object_of, objects_of, optional_object, optional_text, parse_time, text_of
 
 LONGEST_ID = 250
 LONGEST_CONVERSATION = 100  # our own bound: Infobip's ids are UUIDs, or as long
 LONGEST_ADDRESS = 150  # a business-scoped user id; published for `to` of a send
+LONGEST_NAME = 200
+LONGEST_NUMBER = 24  # a sender of ours
+MOST_RESULTS = 5000  # of one delivery; Infobip posts some hundreds at most
 INBOUND = "INBOUND_MESSAGE"  # the conversation event that tells what an end user wrote
 DELIVERED_TO_HANDSET = 5  # the only success: the group DELIVERED also holds "reached the operator" (2)
 
 
 def results_of(body: object) -> list[object]:
-    """Take a delivery apart into what is dealt with one by one; a body of another shape is one such thing."""
+    """Take a delivery apart into what is dealt with one by one; a body of another shape is one such thing.
+
+    So is one of more results than Infobip ever posts: millions of them would be hours of work before anybody else's turn.
+    """
     results = body.get("results") if isinstance(body, dict) else None
-    return results if isinstance(results, list) and results else [body]
+    return results if isinstance(results, list) and 0 < len(results) <= MOST_RESULTS else [body]
 
 
 def business_number(result: object) -> str:
@@ -91,7 +96,7 @@ def key_of(result: object) -> str:
 def parse_result(result: object, *, received_at: datetime) -> Event:
     """Turn one result into an event.
 
-    :param received_at: when it was posted; stands in for times that a report leaves out
+    :param received_at: when it was posted; stands in for times that are missing or cannot be
     :raises UnexpectedPayload: if it cannot be read; the text names the field
     """
     if not isinstance(result, dict):
@@ -99,16 +104,15 @@ def parse_result(result: object, *, received_at: datetime) -> Event:
     if _is_delivery_report(result):
         return _parse_delivery_report(result, received_at)
     if _is_seen_report(result):
-        at = parse_time(result["seenAt"], "seenAt") if result.get("seenAt") else received_at
-        return ReceiptReceived(_message_uuid(result), Receipt.READ, at)
+        return ReceiptReceived(_message_uuid(result), Receipt.READ, parse_time(result.get("seenAt")) or received_at)
     if result.get("event") == "MO":
-        return _parse_messages_api_message(result)
-    if str(result.get("event", "")).startswith("TYPING_"):
-        return Ignored("typing")
+        return _parse_messages_api_message(result, received_at)
+    if optional_text(result, "event", most=100).startswith("TYPING_"):
+        return Typing()
     if isinstance(result.get("message"), dict):
-        return _parse_whatsapp_message(result)
+        return _parse_whatsapp_message(result, received_at)
     if _is_conversation_event(result):
-        return _parse_conversation_event(result)
+        return _parse_conversation_event(result, received_at)
     if "messageTemplateId" in result:
         return Ignored("template change")
     raise UnexpectedPayload("neither a message nor a report: no message, event, status or seenAt")
@@ -137,10 +141,8 @@ def _message_uuid(result: dict[str, Any]) -> UUID:
 
 def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> ReceiptReceived | Ignored:
     status = object_of(result, "status")
-    error = result.get("error")
-    error = error if isinstance(error, dict) else {}
-    done_at = result.get("doneAt") or result.get("sentAt")
-    at = parse_time(done_at, "doneAt") if done_at else received_at
+    error = optional_object(result, "error")
+    at = parse_time(result.get("doneAt")) or parse_time(result.get("sentAt")) or received_at
     if is_duplicate(status, error):
         return Ignored("the answer to a repeated send")
     if status.get("id") == DELIVERED_TO_HANDSET:
@@ -150,32 +152,28 @@ def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> Rec
         raise UnexpectedPayload("status.groupId is missing or not a number")
     if group_id in FAILED_GROUPS:
         known = error if error.get("id") else status
-        code = clean(str(known.get("name", "")))[:100]
-        reason = REASONS.get(code) or clean(str(known.get("description", "")))[:200]
+        code = optional_text(known, "name", most=100)
+        reason = REASONS.get(code) or optional_text(known, "description", most=200)
         return ReceiptReceived(_message_uuid(result), Receipt.FAILED, at, code, reason)
     return Ignored("on its way")
 
 
-def _parse_whatsapp_message(result: dict[str, Any]) -> MessageReceived:
-    contact = result.get("contact")
-    contact = contact if isinstance(contact, dict) else {}
+def _parse_whatsapp_message(result: dict[str, Any], received_at: datetime) -> MessageReceived:
+    contact = optional_object(result, "contact")
     end_user = _required_address(result, "from")
     addresses = (_address(contact.get("userId")), _address(contact.get("phoneNumber")))
-    message = object_of(result, "message")
-    kind = text_of(message, "type", most=100)
-    name = contact.get("name")
     return MessageReceived(
         external_id=text_of(result, "messageId", most=LONGEST_ID),
-        sender=_required_address(result, "to"),
+        sender=_required_address(result, "to", most=LONGEST_NUMBER),
         end_user=end_user,
         aliases=tuple(each for each in addresses if each and each != end_user and len(each) <= LONGEST_ADDRESS),
-        name=clean(name).strip()[:200] if isinstance(name, str) else "",
-        text=line_of(kind, message, WHATSAPP_KINDS),
-        received_at=parse_time(result.get("receivedAt"), "receivedAt"),
+        name=optional_text(contact, "name", most=LONGEST_NAME),
+        text=line_of(object_of(result, "message"), WHATSAPP_KINDS),
+        received_at=parse_time(result.get("receivedAt")) or received_at,
     )
 
 
-def _parse_conversation_event(result: dict[str, Any]) -> MessageReceived | Ignored:
+def _parse_conversation_event(result: dict[str, Any], received_at: datetime) -> MessageReceived | Ignored:
     """Read what a conversation at Infobip tells: an end user's message; other events are of no use here.
 
     https://www.infobip.com/docs/api/customer-engagement/common-assets/customer-engagement-webhooks/conversation-event-webhook
@@ -184,47 +182,38 @@ def _parse_conversation_event(result: dict[str, Any]) -> MessageReceived | Ignor
         return Ignored(f"conversation: {clean(result['type'])}"[:50])
     payload = result["payload"]
     message = object_of(payload, "message")
-    if message.get("channel") not in (None, "WHATSAPP"):
+    if optional_text(message, "channel", most=50) not in ("", "WHATSAPP"):
         return Ignored("conversation: another channel")
-    content = message.get("content")
-    customer = payload.get("customer")
-    name = customer.get("name") if isinstance(customer, dict) else None
+    ref = InfobipMessageRef(
+        conversation=optional_text(payload, "id", most=LONGEST_ID), message=optional_text(message, "id", most=LONGEST_ID)
+    )
+    complete = 0 < len(ref.conversation) <= LONGEST_CONVERSATION and 0 < len(ref.message) <= LONGEST_CONVERSATION
     return MessageReceived(
         external_id=text_of(message, "messageId", most=LONGEST_ID),
-        sender=_required_address(message, "to"),
+        sender=_required_address(message, "to", most=LONGEST_NUMBER),
         end_user=_required_address(message, "from"),
         aliases=(),
-        name=clean(name).strip()[:200] if isinstance(name, str) else "",
-        text=conversation_line("", content if isinstance(content, dict) else {}),
-        received_at=parse_time(message.get("createdAt") or result.get("timestamp"), "createdAt"),
-        place=Place(
-            conversation=text_of(payload, "id", most=LONGEST_CONVERSATION),
-            message=text_of(message, "id", most=LONGEST_CONVERSATION),
-        ),
+        name=optional_text(optional_object(payload, "customer"), "name", most=LONGEST_NAME),
+        text=conversation_line("", optional_object(message, "content")),
+        received_at=parse_time(message.get("createdAt")) or parse_time(result.get("timestamp")) or received_at,
+        ref=ref if complete else None,
     )
 
 
-def _parse_messages_api_message(result: dict[str, Any]) -> MessageReceived:
+def _parse_messages_api_message(result: dict[str, Any], received_at: datetime) -> MessageReceived:
     """Read the other form: the end user is ``sender`` here, our number ``destination``, and the content is a list.
 
     https://www.infobip.com/docs/api/platform/messages-api/messages-api-incoming-messages
     """
-    contents = result.get("content")
-    if not isinstance(contents, list) or not contents:
-        raise UnexpectedPayload("content is missing, empty or not a list")
-    lines = []
-    for content in contents:
-        if not isinstance(content, dict):
-            raise UnexpectedPayload("content holds something that is not an object")
-        lines.append(line_of(text_of(content, "type", most=100), content, MESSAGES_API_KINDS))
+    contents = objects_of(result, "content") or [{}]
     return MessageReceived(
         external_id=text_of(result, "messageId", most=LONGEST_ID),
-        sender=_required_address(result, "destination"),
+        sender=_required_address(result, "destination", most=LONGEST_NUMBER),
         end_user=_required_address(result, "sender"),
         aliases=(),
         name="",
-        text="\n".join(lines),
-        received_at=parse_time(result.get("receivedAt"), "receivedAt"),
+        text="\n".join(line_of(content, MESSAGES_API_KINDS) for content in contents),
+        received_at=parse_time(result.get("receivedAt")) or received_at,
     )
 
 
@@ -234,8 +223,8 @@ def _address(value: object) -> str:
     return re.sub(r"[+\s()-]", "", text) if re.fullmatch(r"[+\d\s()-]+", text) else text
 
 
-def _required_address(result: dict[str, Any], field: str) -> str:
-    text_of(result, field, most=LONGEST_ADDRESS)
+def _required_address(result: dict[str, Any], field: str, *, most: int = LONGEST_ADDRESS) -> str:
+    text_of(result, field, most=most)
     if address := _address(result[field]):
         return address
     raise UnexpectedPayload(f"{field} is not an address")

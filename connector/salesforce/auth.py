@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from connector import http
 from connector.http import (
     Answer,
     ApiClient,
@@ -49,8 +53,11 @@ class AccessToken:
     scopes: frozenset[str] = field(default=frozenset(), compare=False)
 
 
-class TokenSource(Protocol):
+class TokenSource(http.TokenSource, Protocol):
     """Where clients take an org's token from."""
+
+    def ready(self) -> AccessToken | None:
+        """Give the token in use without waiting for anything; None where that takes a login or a look elsewhere."""
 
     def current(self) -> AccessToken:
         """Give the token in use, logging in where there is none."""
@@ -70,7 +77,11 @@ def login(*, base_url: str, consumer_key: str, username: str, private_key: str, 
     client = oauth_client(base_url, allow_local=allow_local)
     claims = {"iss": consumer_key, "sub": username, "aud": _audience(client.base_url)}
     form = {"grant_type": GRANT, "assertion": sign(claims, private_key)}
-    answer = client.request("POST", TOKEN_PATH, headers={"Accept": "application/json"}, data=form)
+    try:
+        answer = client.request("POST", TOKEN_PATH, headers={"Accept": "application/json"}, data=form)
+    except ServiceUnavailable as exc:
+        exc.in_doubt = False  # whatever became of the login: the call that needed it has not been made
+        raise
     return read_token(answer, client.base_url)
 
 
@@ -91,8 +102,13 @@ def sign(claims: dict[str, Any], private_key: str) -> str:
     :raises AuthenticationFailed: if the key cannot sign
     """
     try:
-        return jwt.encode({**claims, "exp": int(time.time()) + ASSERTION_SECONDS}, private_key, algorithm="RS256")
-    except (ValueError, TypeError, jwt.PyJWTError) as exc:
+        # each key was checked when it came to us (the wizard makes them, provisioning checks them); doing it again takes
+        # 37 ms of CPU, in which nothing else of the process runs, and after a restart all orgs may log in at once
+        key = load_pem_private_key(private_key.encode(), password=None, unsafe_skip_rsa_key_validation=True)
+        if not isinstance(key, RSAPrivateKey):
+            raise TypeError("not an RSA key")
+        return jwt.encode({**claims, "exp": int(time.time()) + ASSERTION_SECONDS}, key, algorithm="RS256")
+    except (ValueError, TypeError, UnsupportedAlgorithm, jwt.PyJWTError) as exc:
         raise AuthenticationFailed(
             SERVICE, "the private key cannot sign; give an RSA key in PEM form", code="unusable_key"
         ) from exc

@@ -4,11 +4,11 @@ https://developer.salesforce.com/docs/service/interaction-service-api/references
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import UUID, uuid4
+from typing import Any, TypeVar
+from uuid import UUID
 
 from connector.events import Receipt
 from connector.http import (
@@ -16,14 +16,22 @@ from connector.http import (
     ApiClient,
     ApiError,
     AuthenticationFailed,
+    Call,
+    Content,
     CustomerMustAct,
     RateLimited,
     RequestRejected,
     ServiceUnavailable,
+    at_once,
     check_address,
+    json_content,
+    multipart_content,
     retry_after,
+    says_nothing,
 )
-from connector.salesforce.auth import SCRT_HOSTS, AccessToken, TokenSource
+from connector.salesforce.auth import SCRT_HOSTS, TokenSource
+
+T = TypeVar("T")
 
 TEXT_LIMIT = 4000  # not published; WhatsApp's 4,096 fit all samples, so a little less is safe
 MOST_ACKNOWLEDGEMENTS = 25
@@ -82,13 +90,16 @@ class InteractionClient(ApiClient):
     """
 
     service = "Salesforce"
+    tokens: TokenSource
+    request_id_header = "RequestId"  # each request is to have a fresh one, a repetition too
+    settings_in_headers = {"AuthorizationContext": "the authorization context", "Authorization": "the access token"}
 
     def __init__(self, *, scrt_url: str, org_id: str, tokens: TokenSource, allow_local: bool) -> None:
         address = check_address(scrt_url, service=self.service, hosts=SCRT_HOSTS, allow_local=allow_local)
         super().__init__(address, allow_local=allow_local)
         self.org_id, self.tokens = org_id[:15], tokens
 
-    def send_text(
+    def text_call(
         self,
         *,
         context: str,
@@ -98,30 +109,27 @@ class InteractionClient(ApiClient):
         message_uuid: UUID,
         at: datetime,
         routing_attributes: Mapping[str, str] | None = None,
-    ) -> Delivered:
-        """Add a text of the end user to the conversation; Salesforce opens a session where none is open.
+    ) -> Call[Delivered]:
+        """Build the adding of an end user's text to the conversation; Salesforce opens a session where none is open.
 
         https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/interaction-type-message.html
 
         :param routing_attributes: values of the channel's custom parameters, for the routing of a session that this opens
-
-        :raises ApiError: the member of the family says whether and when to send it again
         """
         entry = _message_entry(message_uuid, text)
-        answer = self._post_interaction(context, channel_address, end_user, at, entry, routing_attributes)
-        sessions = answer.body.get("workItemIds")
-        session = sessions[0] if isinstance(sessions, list) and sessions else ""
-        return Delivered(_short_text(answer.body.get("conversationIdentifier")), _short_text(session))
+        content = _interaction(channel_address, end_user, at, entry, routing_attributes)
+        return self._call("/api/v1/interactions", context, content, _read_delivered)
 
-    def establish(
+    send_text = at_once(text_call)
+
+    def establish_call(
         self, *, context: str, channel_address: str, end_user: str, routing_attributes: Mapping[str, str] | None = None
-    ) -> Delivered:
-        """Open a session with an end user who has not written; one that is open already is found.
+    ) -> Call[Delivered]:
+        """Build the opening of a session with an end user who has not written; one that is open already is found.
 
         https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/api-conversation.html
 
         :param routing_attributes: values of the channel's custom parameters, for the routing
-        :raises ApiError: the member of the family says whether and when to try again
         """
         body = {
             "channelAddressIdentifier": channel_address,
@@ -129,12 +137,11 @@ class InteractionClient(ApiClient):
             **({"routingAttributes": dict(routing_attributes)} if routing_attributes else {}),
         }
         # JSON, though a page names multipart: so say the schema and the samples
-        answer = self._call("POST", "/api/v1/conversation", context=context, json=body)
-        return Delivered(
-            _short_text(answer.body.get("conversationIdentifier")), _short_text(answer.body.get("messagingSessionId"))
-        )
+        return self._call("/api/v1/conversation", context, json_content(body), _read_delivered)
 
-    def report_failure(
+    establish = at_once(establish_call)
+
+    def failure_call(
         self,
         *,
         context: str,
@@ -144,8 +151,10 @@ class InteractionClient(ApiClient):
         code: str,
         reason: str,
         report_uuid: UUID,
-    ) -> None:
-        """Tell that a rep's message did not reach the end user. Salesforce records it; it promises no visible warning.
+    ) -> Call[None]:
+        """Build the report that a rep's message did not reach the end user.
+
+        Salesforce records it; it promises no visible warning.
 
         https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/interaction-type-message-delivery-failed.html
         """
@@ -157,12 +166,15 @@ class InteractionClient(ApiClient):
             "errorCode": code,
             "errorMessage": reason,
         }
-        self._post_interaction(context, channel_address, end_user, datetime.now(UTC), failure)
+        content = _interaction(channel_address, end_user, datetime.now(UTC), failure)
+        return self._call("/api/v1/interactions", context, content, _read_taken)
 
-    def acknowledge(
+    report_failure = at_once(failure_call)
+
+    def acknowledge_call(
         self, *, context: str, conversation: str, end_user: str, acknowledgements: Sequence[Acknowledgement]
-    ) -> None:
-        """Tell what became of a rep's messages, at most 25 at a time.
+    ) -> Call[None]:
+        """Build the report of what became of a rep's messages, at most 25 at a time.
 
         https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/api-acknowledgment.html
         """
@@ -181,9 +193,11 @@ class InteractionClient(ApiClient):
                 for each in acknowledgements
             ],
         }
-        self._call("POST", "/api/v1/acknowledgement", context=context, json=body)
+        return self._call("/api/v1/acknowledgement", context, json_content(body), _read_acknowledged)
 
-    def import_history(
+    acknowledge = at_once(acknowledge_call)
+
+    def history_call(
         self,
         *,
         context: str,
@@ -195,15 +209,14 @@ class InteractionClient(ApiClient):
         began: datetime,
         ended: datetime,
         session: str,
-    ) -> Delivered:
-        """Add what was said before to the conversation, at most five entries at a time.
+    ) -> Call[Delivered]:
+        """Build the adding of what was said before to the conversation, at most five entries at a time.
 
         https://developer.salesforce.com/docs/service/interaction-service-api/references/interaction-service-reference/conversation-history.html
 
         :param began: when both came; :param ended: when the chatbot went, later than its last entry
         :param session: to which it belongs; empty: a new one
-        :raises HistoryRefused: if this org, or this conversation, has no history
-        :raises ApiError: the member of the family says whether and when to send it again
+        The call raises ``HistoryRefused`` if this org, or this conversation, has no history.
         """
         people = {
             False: {"subject": end_user, "role": "EndUser", "appType": "custom"},
@@ -239,74 +252,44 @@ class InteractionClient(ApiClient):
                 "payload": {"startTime": _milliseconds(began)},
             },
         }
-        try:
-            answer = self._call(
-                "POST",
-                "/api/v1/conversationHistory",
-                context=context,
-                extra={"AuthorizationContextType": "ConversationChannelDefinition"},
-                json=body,
-            )
-        except ApiError as exc:
-            if exc.code in HISTORY_REFUSED:
-                raise HistoryRefused(exc.service, exc.message, status=exc.status, code=exc.code) from exc
-            raise
-        return Delivered(
-            _short_text(answer.body.get("conversationIdentifier")), _short_text(answer.body.get("messagingSessionId"))
-        )
+        extra = {"AuthorizationContextType": "ConversationChannelDefinition"}
+        return self._call("/api/v1/conversationHistory", context, json_content(body), _read_history, extra)
 
-    def _post_interaction(
-        self,
-        context: str,
-        channel_address: str,
-        end_user: str,
-        at: datetime,
-        entry: Mapping[str, Any],
-        routing_attributes: Mapping[str, str] | None = None,
-    ) -> Answer:
-        interaction = {"timestamp": _milliseconds(at), "interactionType": "EntryInteraction", "payload": entry}
-        body = {
-            "to": channel_address,
-            "from": end_user,
-            **({"routingAttributes": dict(routing_attributes)} if routing_attributes else {}),
-            "interactions": [interaction],
-        }
-        # multipart even without a file, its part typed as JSON: there is no plain JSON form
-        part = (None, json.dumps(body).encode(), "application/json")
-        return self._call("POST", "/api/v1/interactions", context=context, files={"json": part})
+    import_history = at_once(history_call)
 
     def _call(
-        self, method: str, path: str, *, context: str, extra: Mapping[str, str] | None = None, **content: Any
-    ) -> Answer:
-        """Call with the org's token and, where needed, ``extra`` headers; where the token is refused, renew it once."""
-        token = self.tokens.current()
-        try:
-            return self._attempt(method, path, token, context, extra or {}, content)
-        except AuthenticationFailed:
-            return self._attempt(method, path, self.tokens.renew(token), context, extra or {}, content)
-
-    def _attempt(
         self,
-        method: str,
         path: str,
-        token: AccessToken,
         context: str,
-        extra: Mapping[str, str],
-        content: Mapping[str, Any],
-    ) -> Answer:
-        request_id = str(uuid4())
+        content: Content,
+        read: Callable[[Answer], T],
+        extra: Mapping[str, str] | None = None,
+    ) -> Call[T]:
         headers = {
-            "Authorization": f"Bearer {token.value}",
             "OrgId": self.org_id,
             "AuthorizationContext": context,
-            "RequestId": request_id,
             "Accept": "application/json",
-            **extra,
+            "Content-Type": content.type,
+            **(extra or {}),
         }
-        answer = self.request(method, path, headers=headers, **content)
-        if 200 <= answer.status < 300 and answer.body.get("success", True) is True:
-            return answer
-        raise _error(answer, request_id)
+        return Call(self, "POST", path, headers, content.body, read)
+
+
+def _interaction(
+    channel_address: str,
+    end_user: str,
+    at: datetime,
+    entry: Mapping[str, Any],
+    routing_attributes: Mapping[str, str] | None = None,
+) -> Content:
+    body = {
+        "to": channel_address,
+        "from": end_user,
+        **({"routingAttributes": dict(routing_attributes)} if routing_attributes else {}),
+        "interactions": [{"timestamp": _milliseconds(at), "interactionType": "EntryInteraction", "payload": entry}],
+    }
+    # multipart even without a file, its part typed as JSON: there is no plain JSON form
+    return multipart_content({"json": (None, json.dumps(body).encode(), "application/json")})
 
 
 def _message_entry(message_uuid: UUID, text: str) -> dict[str, Any]:
@@ -318,7 +301,47 @@ def _message_entry(message_uuid: UUID, text: str) -> dict[str, Any]:
     return {"id": str(message_uuid), "entryType": "Message", "abstractMessage": message}
 
 
-def _error(answer: Answer, request_id: str) -> ApiError:
+# what the published schemas promise with a status of success is little: each of these is at least one field that no
+# gateway's page has, and without it nobody knows what became of the request
+
+
+def _read_delivered(answer: Answer) -> Delivered:
+    _check_taken(answer, promised="conversationIdentifier")
+    listed = answer.body.get("workItemIds")
+    session = answer.body.get("messagingSessionId") or (listed[0] if isinstance(listed, list) and listed else "")
+    return Delivered(_short_text(answer.body.get("conversationIdentifier")), _short_text(session))
+
+
+def _read_taken(answer: Answer) -> None:
+    _check_taken(answer, promised="conversationIdentifier")
+
+
+def _read_acknowledged(answer: Answer) -> None:
+    _check_taken(answer)
+
+
+def _read_history(answer: Answer) -> Delivered:
+    try:
+        return _read_delivered(answer)
+    except ApiError as exc:
+        if exc.code in HISTORY_REFUSED:
+            raise HistoryRefused(exc.service, exc.message, status=exc.status, code=exc.code) from exc
+        raise
+
+
+def _check_taken(answer: Answer, *, promised: str = "") -> None:
+    """Look whether an answer says that the request was taken: by ``success``, or where that is absent by an id.
+
+    :raises ApiError: if it was refused, or if nothing is said, which is in doubt
+    """
+    success = answer.body.get("success")
+    if not 200 <= answer.status < 300 or success is False or answer.body.get("errorDetail"):
+        raise _error(answer)
+    if success is not True and not (success is None and _short_text(answer.body.get(promised))):
+        raise says_nothing("Salesforce", answer)
+
+
+def _error(answer: Answer) -> ApiError:
     """Find the class of an error: the code in the body first, the status only without one."""
     detail = answer.body.get("errorDetail")
     detail = detail if isinstance(detail, dict) else answer.body
@@ -351,7 +374,7 @@ def _error(answer: Answer, request_id: str) -> ApiError:
         message,
         status=answer.status,
         code="" if code is None else str(code),
-        request_id=request_id,
+        request_id=answer.request_id,
         in_doubt=kind is ServiceUnavailable and answer.status != 503,
         retry_after=retry_after(answer.headers),
     )

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -103,7 +102,10 @@ def is_duplicate(error: ApiError) -> bool:
 
 class _SignedIn:
     def __init__(self, token: AccessToken) -> None:
-        self.token = token
+        self.token, self.key = token, token.value
+
+    def ready(self) -> AccessToken:
+        return self.token
 
     def current(self) -> AccessToken:
         return self.token
@@ -127,19 +129,26 @@ class RestClient(ApiClient):
 
     service = "Salesforce"
     largest_answer = _LARGEST_ANSWER
+    tokens: TokenSource
 
     def __init__(self, *, base_url: str, tokens: TokenSource, allow_local: bool) -> None:
         address = check_address(base_url, service=self.service, hosts=ORG_HOSTS, allow_local=allow_local)
         super().__init__(address, allow_local=allow_local)
         self.tokens = tokens
         self.api_usage: Usage | None = None
+        self._version = ""
 
-    @cached_property
+    @property
     def version(self) -> str:
         """The version that we speak with this org: the newest that both know.
 
         :raises CustomerMustAct: if the org's newest is older than what we need
         """
+        if not self._version:
+            self._version = self._newest_version()
+        return self._version
+
+    def _newest_version(self) -> str:
         answer = self.request("GET", "/services/data/", headers={"Accept": "application/json"})
         if answer.status != 200:
             raise _error(answer)

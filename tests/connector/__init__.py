@@ -6,7 +6,7 @@ from uuid import UUID
 from connector.events import Receipt
 from connector.infobip.client import InfobipClient
 from connector.infobip.setup import ProfileSettings, SetupClient
-from connector.salesforce.auth import AccessToken
+from connector.salesforce.auth import AccessToken, TokenSource
 from connector.salesforce.interactions import Acknowledgement, Delivered, InteractionClient
 
 CORE = "https://acme.my.salesforce.com"
@@ -39,6 +39,11 @@ class Tokens:
         self.renewals = 0
         self.refused: list[AccessToken] = []
 
+    key = "acme"
+
+    def ready(self) -> AccessToken:
+        return self.current()
+
     def current(self) -> AccessToken:
         return AccessToken(f"00D5g00000ABcDE!token{self.renewals}", CORE)
 
@@ -49,7 +54,7 @@ class Tokens:
 
 
 def interaction_client(
-    tokens: Tokens | None = None, *, org_id: str = ORG_ID, scrt_url: str = SCRT, allow_local: bool = False
+    tokens: TokenSource | None = None, *, org_id: str = ORG_ID, scrt_url: str = SCRT, allow_local: bool = False
 ) -> InteractionClient:
     return InteractionClient(scrt_url=scrt_url, org_id=org_id, tokens=tokens or Tokens(), allow_local=allow_local)
 

@@ -1,86 +1,43 @@
 """Time and addresses, over real sockets: what a far side does to us, and where we go at all."""
 
 import re
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from connector import http
-from connector.http import AddressRefused, ApiClient, ServiceUnavailable, check_address, time_limit
+from connector.http import AddressRefused, ApiClient, ServiceUnavailable, check_address, time_limit, transport
 from connector.infobip.client import HOSTS as INFOBIP
 from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
+from tests.connector.upstream import Behaviour, Upstream, drip, wait
 
-Behaviour = Callable[[socket.socket], None]
-
-
-@pytest.fixture
-def far_side() -> Iterator[Callable[[Behaviour], str]]:
-    """Listen on this machine, and behave as told to each connection."""
-    listeners: list[socket.socket] = []
-
-    def listen(behave: Behaviour) -> str:
-        listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(65536)
-                    try:
-                        behave(connection)
-                    except OSError:
-                        continue
-
-        threading.Thread(target=serve, daemon=True).start()
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield listen
-    for listener in listeners:
-        listener.close()
+Start = Callable[[Behaviour], Upstream]
+HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 def request(url: str) -> http.Answer:
     return ApiClient(url, allow_local=True).request("POST", "/", headers={}, json={})
 
 
-def trickle(piece: bytes) -> Behaviour:
-    def behave(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\n")
-        for _ in range(100):
-            connection.sendall(piece)
-            time.sleep(0.1)
-
-    return behave
-
-
-def trickle_the_body(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-    for _ in range(100):
-        connection.sendall(b" ")
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize("behave", [trickle(b"X-More: of it\r\n"), trickle_the_body], ids=["headers", "body"])
-def test_an_answer_that_trickles_ends_with_the_total_time(
-    far_side: Callable[[Behaviour], str], behave: Behaviour, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "behave",
+    [drip(HEAD, b"X-More: of it\r\n"), drip(HEAD + b"Content-Length: 4000\r\n\r\n", b" ")],
+    ids=["headers", "body"],
+)
+def test_an_answer_that_drips_ends_with_the_total_time(
+    upstream: Start, behave: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "TOTAL_SECONDS", 0.6)
+    monkeypatch.setattr(transport, "TOTAL_SECONDS", 0.6)
     began = time.monotonic()
     with pytest.raises(ServiceUnavailable) as caught:
-        request(far_side(behave))
+        request(upstream(behave).url)
     assert 0.4 < time.monotonic() - began < 1.5
-    assert caught.value.in_doubt
+    assert (caught.value.message, caught.value.in_doubt) == ("no answer in time", True)
 
 
-def test_all_calls_of_a_piece_of_work_share_its_time(far_side: Callable[[Behaviour], str]) -> None:
-    url = far_side(lambda connection: time.sleep(5))
+def test_all_calls_of_a_piece_of_work_share_its_time(upstream: Start) -> None:
+    url = upstream(wait(5)).url
     began = time.monotonic()
     with time_limit(0.5):
         for _ in range(3):
@@ -89,29 +46,23 @@ def test_all_calls_of_a_piece_of_work_share_its_time(far_side: Callable[[Behavio
     assert time.monotonic() - began < 1.5
 
 
-def test_a_connection_refused_leaves_no_doubt() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with pytest.raises(ServiceUnavailable) as caught:
-        request(f"http://127.0.0.1:{port}")
-    assert not caught.value.in_doubt
+def test_a_connection_that_is_never_made_ends_with_the_time_of_the_work(full_port: int) -> None:
+    began = time.monotonic()
+    with time_limit(0.5), pytest.raises(ServiceUnavailable) as caught:
+        request(f"http://127.0.0.1:{full_port}")
+    assert time.monotonic() - began < 1.5
+    assert (caught.value.message, caught.value.in_doubt) == ("no connection in time", False)
 
 
-def test_a_connection_that_breaks_off_leaves_doubt(far_side: Callable[[Behaviour], str]) -> None:
-    with pytest.raises(ServiceUnavailable) as caught:
-        request(far_side(lambda connection: None))
-    assert caught.value.in_doubt
-
-
-def test_a_redirect_is_not_followed(far_side: Callable[[Behaviour], str]) -> None:
-    elsewhere = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
-    assert request(far_side(lambda connection: connection.sendall(elsewhere))).status == 302
-
-
-def test_an_answer_that_is_not_json_is_no_body(far_side: Callable[[Behaviour], str]) -> None:
-    page = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>"
-    answer = request(far_side(lambda connection: connection.sendall(page)))
-    assert (answer.status, answer.body) == (502, {})
+def test_a_limit_inside_another_neither_lengthens_nor_ends_it(upstream: Start) -> None:
+    url = upstream(wait(5)).url
+    began = time.monotonic()
+    with time_limit(0.5):
+        with time_limit(60), pytest.raises(ServiceUnavailable):
+            request(url)
+        with pytest.raises(ServiceUnavailable, match="no time left"):
+            request(url)
+    assert time.monotonic() - began < 1.5
 
 
 @pytest.mark.parametrize(

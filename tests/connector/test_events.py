@@ -1,20 +1,10 @@
-"""The neutral words: texts are cut and cleaned, times and fields are read."""
+"""The neutral words: texts are cut and cleaned."""
 
-from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+import time
 
 import pytest
 
-from connector.events import (
-    UnexpectedPayload,
-    clean,
-    object_of,
-    parse_milliseconds,
-    parse_time,
-    split_text,
-    text_of,
-    unmarked,
-)
+from connector.events import clean, split_text, strip_mark
 
 FAMILY = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"  # one character to a reader, five code points
 
@@ -74,61 +64,7 @@ def test_only_what_cannot_be_stored_is_dropped(text: str, cleaned: str) -> None:
 
 
 def test_what_looks_like_our_mark_is_taken_out() -> None:
-    assert unmarked("▸ a ▶ b ► c ‣ d ⏵ e > f") == "> a > b > c > d > e > f"
-
-
-@pytest.mark.parametrize(
-    ("value", "at"),
-    [
-        ("2026-03-02T08:15:30.123+0000", datetime(2026, 3, 2, 8, 15, 30, 123000, UTC)),
-        ("2026-03-02T08:15:30.123+00:00", datetime(2026, 3, 2, 8, 15, 30, 123000, UTC)),
-        ("2026-03-02T08:15:30Z", datetime(2026, 3, 2, 8, 15, 30, tzinfo=UTC)),
-        ("2019-04-09T16:01:56.494-0300", datetime(2019, 4, 9, 16, 1, 56, 494000, timezone(timedelta(hours=-3)))),
-        ("2026-03-02T08:15:30", datetime(2026, 3, 2, 8, 15, 30, tzinfo=UTC)),
-        (" 2026-03-02T08:15:30Z ", datetime(2026, 3, 2, 8, 15, 30, tzinfo=UTC)),
-    ],
-)
-def test_a_time_is_read_in_each_of_its_spellings(value: str, at: datetime) -> None:
-    parsed = parse_time(value, "receivedAt")
-    assert parsed == at
-    assert parsed.tzinfo is not None
-
-
-@pytest.mark.parametrize(
-    "value", [None, "", "soon", 1785312000000, [], "2026-13-01T00:00:00Z", "2026-03-02T08:15:30+99:00"]
-)
-def test_another_value_is_no_time(value: object) -> None:
-    with pytest.raises(UnexpectedPayload, match="receivedAt"):
-        parse_time(value, "receivedAt")
-
-
-def test_milliseconds_are_read_as_utc() -> None:
-    assert parse_milliseconds(1785312000123, "t") == datetime(2026, 7, 29, 8, 0, 0, 123000, UTC)
-
-
-@pytest.mark.parametrize("value", [None, 0, -1, True, 1.5, "1785312000000", 10**15, 10**30, []])
-def test_another_value_is_no_time_in_milliseconds(value: object) -> None:
-    with pytest.raises(UnexpectedPayload, match="transcriptedTimestamp"):
-        parse_milliseconds(value, "transcriptedTimestamp")
-
-
-@pytest.mark.parametrize("source", [{}, {"a": None}, {"a": 7}, {"a": ""}, {"a": " \x00 "}, {"a": ["x"]}])
-def test_a_text_that_must_be_there_is(source: dict[str, Any]) -> None:
-    with pytest.raises(UnexpectedPayload, match=r"^a is missing or not a text$"):
-        text_of(source, "a")
-
-
-def test_a_text_is_taken_cleaned_and_within_its_length() -> None:
-    assert text_of({"a": " x\x00y "}, "a", most=2) == "xy"
-    with pytest.raises(UnexpectedPayload, match=r"^a is longer than 2 characters$"):
-        text_of({"a": "secret"}, "a", most=2)
-
-
-@pytest.mark.parametrize("source", [{}, {"a": None}, {"a": "{}"}, {"a": []}])
-def test_an_object_that_must_be_there_is(source: dict[str, Any]) -> None:
-    assert object_of({"a": {}}, "a") == {}
-    with pytest.raises(UnexpectedPayload, match=r"^a is missing or not an object$"):
-        object_of(source, "a")
+    assert strip_mark("▸ a ▶ b ► c ‣ d ⏵ e > f") == "> a > b > c > d > e > f"
 
 
 @pytest.mark.parametrize("text", ["x" * 4096 + "\n", "x" * 4096 + " " * 5000 + "y", "x" * 4096 + "\n" * 9000])
@@ -141,3 +77,14 @@ def test_what_a_reader_sees_as_one_character_stays_whole() -> None:
     parts = list(split_text(family * 1000, 4096))
     assert "".join(parts) == family * 1000
     assert all(len(part) % len(family) == 0 for part in parts)
+
+
+@pytest.mark.parametrize("text", ["x", "x ", "\U0001f468\u200d\U0001f469", "\n"])
+def test_a_text_of_megabytes_is_cut_in_the_time_that_its_length_takes(text: str) -> None:
+    def seconds(length: int) -> float:
+        whole = text * (length // len(text))
+        began = time.process_time()
+        assert all(len(part) <= 4096 for part in split_text(whole, 4096))
+        return time.process_time() - began
+
+    assert seconds(16 << 20) < 12 * min(seconds(2 << 20) for _ in range(3)) + 0.1

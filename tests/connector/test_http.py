@@ -17,6 +17,7 @@ from connector.http import (
     ApiClient,
     PrivateAddress,
     ServiceUnavailable,
+    addresses,
     check_address,
     retry_after,
     time_limit,
@@ -34,6 +35,7 @@ from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
         ("https://acme.scratch.my.salesforce.com", ORG_HOSTS),
         ("https://acme.my.salesforce.com", ORG_HOSTS),
         (" https://acme.my.salesforce.com \n", ORG_HOSTS),
+        ("https://api.infobip.com", INFOBIP_HOSTS),  # the shared one
         ("https://K2V9.api.infobip.com", INFOBIP_HOSTS),
         ("https://k2v9-xyz.eu.api.infobip.com", INFOBIP_HOSTS),
     ],
@@ -338,7 +340,7 @@ def test_nothing_is_sent_where_a_name_leads_to_a_private_network(
 
 
 def test_a_name_of_this_machine_may_not_lead_elsewhere(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    monkeypatch.setattr(http, "why_not_public", lambda address: "private")
+    monkeypatch.setattr(addresses, "why_not_public", lambda address: "private")
     caller = ApiClient(f"http://localhost:{server.server_port}", allow_local=True)
     with pytest.raises(PrivateAddress, match="localhost leads to a private address"):
         caller.request("POST", "/a", headers={})
@@ -352,7 +354,7 @@ def test_a_public_address_is_called(monkeypatch: pytest.MonkeyPatch, listener: L
         seen.append(address)
         return ""
 
-    monkeypatch.setattr(http, "why_not_public", public)
+    monkeypatch.setattr(addresses, "why_not_public", public)
     with pytest.raises(ServiceUnavailable) as caught:  # the listener hangs up without an answer
         ApiClient("http://acme.my.salesforce.com").request("POST", "/a", headers={}, json={})
     assert caught.value.in_doubt
@@ -375,7 +377,7 @@ def test_an_address_is_looked_at_once_a_connection_not_once_a_call(monkeypatch: 
         looked.append(address)
         return why_not_public(address)
 
-    monkeypatch.setattr(http, "why_not_public", look)
+    monkeypatch.setattr(addresses, "why_not_public", look)
     caller = client(server)
     for _ in range(5):
         assert caller.request("POST", "/a", headers={}, json={}).status == 200

@@ -62,11 +62,44 @@ def test_a_200_that_rejects_a_template_is_a_failure() -> None:
     assert caught.value.code == "REJECTED_NOT_ENOUGH_CREDITS"
 
 
+NOTHING = ["", "null", "[]", "[1]", "{}", "7", "<html>Welcome</html>", '{"messageId": "b0c1', "\x00"]
+
+
 @responses.activate
-@pytest.mark.parametrize("body", [{}, {"messages": None}, {"messages": []}, {"messages": [7]}, {"messages": [{}]}])
-def test_a_200_that_says_nothing_of_a_template_is_a_success(body: object) -> None:
+@pytest.mark.parametrize("body", NOTHING)
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_an_answer_of_success_that_says_nothing_of_the_message_is_in_doubt(status: int, body: str) -> None:
+    for url, send in ((SEND_URL, send_to_infobip), (TEMPLATE_URL, send_template)):
+        responses.post(url, status=status, body=body)
+        with pytest.raises(ServiceUnavailable) as caught:
+            send(infobip_client())
+        assert (type(caught.value), caught.value.in_doubt, caught.value.status) == (ServiceUnavailable, True, status)
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"status": None}, {"status": {}}, {"status": "PENDING"}, {"status": {"name": "PENDING_ENROUTE"}}),
+        *({"status": {"groupId": None}}, {"status": {"groupId": "1"}}, {"messageId": None}, {"messageId": ""}),
+    ],
+)
+def test_a_200_without_what_is_promised_is_in_doubt(change: dict[str, Any]) -> None:
+    responses.post(SEND_URL, json={**ACCEPTED, **change})
+    responses.post(TEMPLATE_URL, json={"messages": [{**ACCEPTED, **change}]})
+    for send in (send_to_infobip, send_template):
+        with pytest.raises(ServiceUnavailable) as caught:
+            send(infobip_client())
+        assert caught.value.in_doubt
+
+
+@responses.activate
+@pytest.mark.parametrize("body", [{"messages": None}, {"messages": []}, {"messages": [7]}, {"messages": [{}]}])
+def test_a_200_that_lists_no_template_is_in_doubt(body: object) -> None:
     responses.post(TEMPLATE_URL, json=body)
-    send_template(infobip_client())
+    with pytest.raises(ServiceUnavailable) as caught:
+        send_template(infobip_client())
+    assert caught.value.in_doubt
 
 
 @responses.activate
@@ -125,8 +158,6 @@ def test_a_200_that_rejects_is_a_failure(group_id: int, status_id: int, name: st
             "id": 23,
             "name": "REJECTED_DUPLICATE_MESSAGE_ID",
         },  # an earlier try was taken
-        {},
-        None,
     ],
 )
 def test_any_other_200_is_a_success(status: Any) -> None:
@@ -243,7 +274,7 @@ def test_how_long_to_wait_is_read_from_the_answer(header: str, seconds: float | 
     ("failure", "in_doubt"),
     [
         (requests.ConnectTimeout("slow"), False),
-        (requests.exceptions.SSLError("bad certificate"), False),
+        (requests.exceptions.SSLError("bad record"), True),  # a certificate is looked at while connecting
         (requests.ReadTimeout("slow"), True),
         (requests.ConnectionError("reset by peer"), True),
     ],
@@ -278,6 +309,8 @@ def test_the_key_follows_no_redirect(status: int) -> None:
     [
         "https://evil.example",
         "https://infobip.com",  # no account's own address
+        "https://portal.infobip.com",  # Infobip's, but no API
+        "https://evilapi.infobip.com",
         "https://evilinfobip.com",
         "https://k2v9.api.infobip.com.evil.example",
         "https://k2v9.api.infobip.com@evil.example",

@@ -2,9 +2,10 @@
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import requests
@@ -16,6 +17,7 @@ from connector.http import ApiError, AuthenticationFailed, RateLimited, RequestR
 from connector.infobip.setup import ApiKey, InboundConfiguration, NotificationProfile, OwnedNumber, Quality, State
 from connector.infobip.setup import Subscription as Subscribed
 from tests.connector import ACCOUNT, INFOBIP, NOTIFY_URL, SENDER, setup_client, subscribe
+from tests.connector.upstream import Behaviour, Upstream, replies
 
 HEADERS = {"Authorization": "App key-acme", "Accept": "application/json"}
 BALANCE, NUMBERS = f"{INFOBIP}/account/1/balance", f"{INFOBIP}/numbers/1/numbers"
@@ -110,18 +112,26 @@ def test_a_401_on_the_first_call_is_a_bad_key_and_ends_the_probe() -> None:
 
 
 @responses.activate
-@pytest.mark.parametrize(
-    "failure",
-    [
-        requests.exceptions.SSLError("bad certificate"),
-        requests.ConnectionError("NameResolutionError: Failed to resolve 'typo.api.infobip.com'"),
-        requests.ConnectTimeout("slow"),
-    ],
-)
-def test_an_address_where_nobody_answers_may_be_wrong(failure: Exception) -> None:
-    responses.get(BALANCE, body=failure)
+def test_an_address_where_nobody_answers_may_be_wrong() -> None:
+    responses.get(BALANCE, body=requests.ConnectTimeout("slow"))
     with pytest.raises(ServiceUnavailable, match="the base URL may be wrong"):
         setup_client().probe_scopes()
+
+
+def test_a_name_that_nobody_has_may_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ServiceUnavailable, match="no connection; the base URL may be wrong"):
+        setup_client().probe_scopes()
+
+
+def test_a_host_without_a_certificate_of_infobips_may_be_wrong(upstream: Callable[[Behaviour], Upstream]) -> None:
+    plain = upstream(replies(b"HTTP/1.1 400 Plain\r\n\r\n"))
+    plain.read = lambda connection: connection.recv(65536)
+    with pytest.raises(ServiceUnavailable, match="no connection; the base URL may be wrong"):
+        setup_client(plain.url.replace("http:", "https:"), allow_local=True).probe_scopes()
 
 
 @responses.activate

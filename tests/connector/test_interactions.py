@@ -1,6 +1,7 @@
 """The Interaction Service: what we send, and what each answer means for the message."""
 
 import json
+from collections.abc import Callable
 from email import message_from_bytes
 from typing import Any
 from uuid import UUID
@@ -81,8 +82,8 @@ def test_a_conversation_is_opened_as_recorded(status: int) -> None:
 
 
 @responses.activate
-def test_a_conversation_is_opened_without_attributes_and_without_an_answer() -> None:
-    responses.post(CONVERSATION_URL, status=202, json={})
+def test_a_conversation_is_opened_without_attributes() -> None:
+    responses.post(CONVERSATION_URL, status=202, json={"success": True})
     assert establish() == Delivered("", "")
     assert "routingAttributes" not in json.loads(responses.calls[0].request.body or "")
 
@@ -164,16 +165,66 @@ def test_the_headers_carry_the_short_org_id_and_a_fresh_request_id(org_id: str) 
 @pytest.mark.parametrize(
     ("body", "delivered"),
     [
-        ({}, Delivered("", "")),
+        ({"success": True}, Delivered("", "")),
         ({"success": True, "conversationIdentifier": CONVERSATION}, Delivered(CONVERSATION, "")),
-        ({"workItemIds": []}, Delivered("", "")),
-        ({"workItemIds": [None], "conversationIdentifier": 7}, Delivered("", "")),
-        ({"workItemIds": "0Mw"}, Delivered("", "")),
+        ({"success": True, "workItemIds": []}, Delivered("", "")),
+        ({"success": True, "workItemIds": [None], "conversationIdentifier": 7}, Delivered("", "")),
+        ({"success": True, "workItemIds": "0Mw"}, Delivered("", "")),
+        ({"conversationIdentifier": CONVERSATION}, Delivered(CONVERSATION, "")),  # the schema promises no field
     ],
 )
 def test_what_salesforce_does_not_say_is_empty(body: dict[str, Any], delivered: Delivered) -> None:
     responses.post(INTERACTIONS_URL, status=202, json=body)
     assert send_to_salesforce() == delivered
+
+
+def report_failure() -> None:
+    interaction_client().report_failure(
+        context=CONTEXT, channel_address=CHANNEL, end_user=END_USER, entry=ENTRY, code="X", reason="x", report_uuid=TICK
+    )
+
+
+NOTHING = [
+    "",
+    "null",
+    "[]",
+    "{}",
+    "7",
+    "<html>Welcome</html>",
+    '{"success": tr',
+    '{"success": "true"}',
+    '{"success": null}',
+]
+
+
+@responses.activate
+@pytest.mark.parametrize("body", NOTHING)
+@pytest.mark.parametrize("status", [200, 201, 202])
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        (INTERACTIONS_URL, send_to_salesforce),
+        (INTERACTIONS_URL, report_failure),
+        (ACKNOWLEDGEMENT_URL, acknowledge),
+        (CONVERSATION_URL, establish),
+    ],
+)
+def test_an_answer_of_success_that_says_nothing_of_the_request_is_in_doubt(
+    url: str, call: Callable[[], object], status: int, body: str
+) -> None:
+    responses.post(url, status=status, body=body)
+    with pytest.raises(ServiceUnavailable) as caught:
+        call()
+    assert (type(caught.value), caught.value.in_doubt, caught.value.status) == (ServiceUnavailable, True, status)
+    assert caught.value.request_id
+
+
+@responses.activate
+def test_a_conversation_is_no_proof_of_acknowledgements() -> None:
+    responses.post(ACKNOWLEDGEMENT_URL, json={"conversationIdentifier": CONVERSATION})
+    with pytest.raises(ServiceUnavailable) as caught:
+        acknowledge()
+    assert caught.value.in_doubt
 
 
 CUSTOMER = CustomerMustAct
@@ -300,7 +351,7 @@ def test_an_error_shows_neither_token_nor_text() -> None:
     ("failure", "in_doubt"),
     [
         (requests.ConnectTimeout("slow"), False),
-        (requests.exceptions.SSLError("bad certificate"), False),
+        (requests.exceptions.SSLError("bad record"), True),  # a certificate is looked at while connecting
         (requests.ReadTimeout("slow"), True),
         (requests.ConnectionError("reset by peer"), True),
         (requests.exceptions.ChunkedEncodingError("broken"), True),

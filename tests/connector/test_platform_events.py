@@ -5,25 +5,21 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from connector.events import Ignored, ReplyWritten, Text, UnexpectedPayload, Unsupported
+from connector.events import Ignored, ReplyWritten, Text, Typing, UnexpectedPayload, Unsupported
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, CustomerMustAct, ServiceUnavailable
 from connector.salesforce import pubsub
 from connector.salesforce.auth import AccessToken
-from connector.salesforce.platform_events import (
-    PlatformEvent,
-    Topic,
-    created_at,
-    may_subscribe,
-    open_channel,
-    parse_event,
-)
+from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, is_typing, parse_event
+from connector.salesforce.pubsub.channel import may_subscribe, open_channel
 from tests.payloads import load, record
+from tests.support.odd import IMPOSSIBLE_TIMES
 
 TOPIC = Topic("/event/Infobip_Event__e", "00D5g00000ABcDE", "EventType__c", "Payload__c")
 
@@ -81,13 +77,7 @@ _MESSAGE = "payload.entryPayload.abstractMessage"
         ("payload.entryPayload", None, "entryPayload is missing"),
         ("payload.entryPayload", "{", "entryPayload is not JSON"),
         ("payload.entryPayload", "[]", "entryPayload is missing or not an object"),
-        ("payload.transcriptedTimestamp", "soon", "transcriptedTimestamp is missing or not a time"),
-        (_MESSAGE, None, "abstractMessage is missing"),
-        (f"{_MESSAGE}.messageType", 7, "messageType is missing"),
-        (f"{_MESSAGE}.staticContent", None, "staticContent is missing"),
-        (f"{_MESSAGE}.staticContent.formatType", None, "formatType is missing"),
-        (f"{_MESSAGE}.staticContent.text", None, "staticContent.text is missing or empty"),
-        (f"{_MESSAGE}.staticContent.text", " \n", "staticContent.text is missing or empty"),
+        ("recipient.subject", "x" * 151, "subject is longer than 150"),
     ],
 )
 def test_a_reply_that_cannot_be_read_names_the_field(place: str, value: Any, problem: str) -> None:
@@ -97,10 +87,51 @@ def test_a_reply_that_cannot_be_read_names_the_field(place: str, value: Any, pro
     assert "4711" not in str(caught.value)
 
 
-def test_the_transcripts_time_is_that_of_the_reply_else_the_clients() -> None:
-    reply = parse_event(changed("payload.transcriptedTimestamp", None), TOPIC)
-    assert isinstance(reply, ReplyWritten)
-    assert reply.written_at.timestamp() == 1785312300
+@pytest.mark.parametrize("odd", [None, "soon", [], {}, True, -1, 0, 7, 1e400, 10**30, *IMPOSSIBLE_TIMES])
+def test_a_reply_has_the_transcripts_time_else_the_clients_else_that_of_its_event_else_that_of_its_arrival(
+    odd: object,
+) -> None:
+    decoded = load("salesforce/events/text")
+    entry = decoded["Payload__c"]["payload"]
+
+    def written_at() -> datetime:
+        reply = parse_event(event({**decoded, "Payload__c": json.dumps(decoded["Payload__c"])}), TOPIC)
+        assert isinstance(reply, ReplyWritten)
+        return reply.written_at
+
+    entry["transcriptedTimestamp"] = odd
+    assert written_at().timestamp() == entry["clientTimestamp"] / 1000
+    entry["clientTimestamp"] = odd
+    assert written_at().timestamp() == decoded["CreatedDate"] / 1000
+    decoded["CreatedDate"] = odd
+    assert abs(datetime.now(UTC) - written_at()) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("odd", [[], {}, 7, None, ["AutomatedResponse"], {"a": "Consent"}])
+def test_a_reply_is_a_persons_where_its_reason_cannot_be_read(odd: object) -> None:
+    decoded = load("salesforce/events/text_as_automated_response")
+    decoded["Payload__c"]["payload"]["entryPayload"]["messageReason"] = odd
+    reply = parse_event(event({**decoded, "Payload__c": json.dumps(decoded["Payload__c"])}), TOPIC)
+    assert isinstance(reply, ReplyWritten) and not reply.automatic
+
+
+@pytest.mark.parametrize("odd", [[], {}, 7, None, {"a": "add"}])
+def test_who_came_or_went_is_no_matter_where_it_cannot_be_read(odd: object) -> None:
+    decoded = load("salesforce/events/participant_changed")
+    for each in decoded["Payload__c"]["payload"]["entryPayload"]["entries"]:
+        each["operation"] = odd
+    assert parse_event(event({**decoded, "Payload__c": json.dumps(decoded["Payload__c"])}), TOPIC) == Ignored(
+        "ParticipantChanged"
+    )
+
+
+@pytest.mark.parametrize("name", ["typing_started", "typing_stopped"])
+def test_typing_is_told_from_all_else(name: str) -> None:
+    assert parse_event(event(record(name)), TOPIC) == Typing()
+    assert is_typing(event(record(name)), TOPIC)
+    about_typing = changed(f"{_MESSAGE}.staticContent.text", "TypingStartedIndicator and TypingStoppedIndicator")
+    for other in (event(record("text")), about_typing, event(None), event({}), event({"Payload__c": 7})):
+        assert not is_typing(other, TOPIC)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +141,14 @@ def test_the_transcripts_time_is_that_of_the_reply_else_the_clients() -> None:
         (f"{_MESSAGE}.staticContent", {"formatType": "WebView", "url": "https://x.example"}, Unsupported("WebView")),
         (f"{_MESSAGE}.staticContent.text", "a\x00b\ud800 👋", Text("ab 👋")),
         (f"{_MESSAGE}.staticContent.text", "x" * 40_000, Text("x" * 40_000)),
+        # the rep sees that it did not leave, which nobody would of an event that is refused
+        (_MESSAGE, None, Unsupported("unreadable")),
+        (_MESSAGE, [], Unsupported("unreadable")),
+        (f"{_MESSAGE}.messageType", 7, Unsupported("unreadable")),
+        (f"{_MESSAGE}.staticContent", None, Unsupported("unreadable")),
+        (f"{_MESSAGE}.staticContent.formatType", {}, Unsupported("unreadable")),
+        (f"{_MESSAGE}.staticContent.text", None, Unsupported("unreadable")),
+        (f"{_MESSAGE}.staticContent.text", " \n", Unsupported("unreadable")),
     ],
 )
 def test_content_is_text_or_named(place: str, value: Any, content: Text | Unsupported) -> None:
@@ -118,7 +157,13 @@ def test_content_is_text_or_named(place: str, value: Any, content: Text | Unsupp
     assert reply.content == content
 
 
-@pytest.mark.parametrize("created", [None, "soon", -1, True, 10**20])
+def test_an_event_tells_when_it_was_published_in_any_spelling() -> None:
+    for created in (1785312300123, 1785312300123.0, "1785312300123", "2026-07-29T08:05:00.123Z"):
+        at = created_at(event({**record("text"), "CreatedDate": created}))
+        assert at is not None and at.timestamp() == 1785312300.123
+
+
+@pytest.mark.parametrize("created", [None, "soon", -1, True, 10**20, -0.5, 1e400, [], *IMPOSSIBLE_TIMES])
 def test_an_event_may_not_tell_when_it_was_published(created: object) -> None:
     assert created_at(event({**record("text"), "CreatedDate": created})) is None
     assert created_at(event(None)) is None

@@ -147,7 +147,7 @@ def test_a_code_is_exchanged_with_a_signed_assertion_in_place_of_a_secret(privat
 
     request: Any = responses.calls[0].request
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
-    form = parse_qs(request.body, strict_parsing=True)
+    form = parse_qs(request.body.decode(), strict_parsing=True)
     (assertion,) = form.pop("client_assertion")
     assert form == {
         "grant_type": ["authorization_code"],
@@ -163,7 +163,7 @@ def test_a_code_is_exchanged_with_a_signed_assertion_in_place_of_a_secret(privat
     assert 170 <= claims["exp"] - time.time() <= 180
     exchange(private_key)
     again: Any = responses.calls[1].request
-    (other,) = parse_qs(again.body)["client_assertion"]
+    (other,) = parse_qs(again.body.decode())["client_assertion"]
     assert jwt.decode(other, public_key, algorithms=["RS256"], audience=TOKEN_URL)["jti"] != claims["jti"]
 
 
@@ -420,7 +420,7 @@ def test_a_token_is_revoked_and_one_that_has_ended_is_no_error(status: int, body
     responses.post(REVOKE_URL, status=status, json=body)
     revoke(CORE, TOKEN, allow_local=False)
     request: Any = responses.calls[0].request
-    assert parse_qs(request.body) == {"token": ["00D5g00000ABcDE!admin"]}
+    assert parse_qs(request.body.decode()) == {"token": ["00D5g00000ABcDE!admin"]}
 
 
 @responses.activate

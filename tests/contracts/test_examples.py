@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from connector.events import Event, Ignored, MessageReceived, ReceiptReceived, UnexpectedPayload
+from connector.events import Event, Ignored, MessageReceived, ReceiptReceived, Typing, UnexpectedPayload
 from connector.infobip import webhooks
 from tests import payloads
 from tests.contracts.published import COMMON_ASSETS, EVENTS, INTERACTIONS, MESSAGES_API, WHATSAPP, load, without_nulls
@@ -29,10 +29,10 @@ READ_AS: dict[tuple[str, str], type[Event] | str] = {
     (MESSAGES_API, "receive-messages-api-seen-reports"): NOT_OURS,
 }
 READ_OTHERWISE: dict[str, type[Event] | str] = {
-    "Received typing started event example": Ignored,
-    "Received typing stopped event example": Ignored,
+    "Received typing started event example": Typing,
+    "Received typing stopped event example": Typing,
     # another channel's addresses, longer than any of WhatsApp
-    "Received form response example": "sender is longer than 150 characters",
+    "Received form response example": "destination is longer than 24 characters",
 }
 
 

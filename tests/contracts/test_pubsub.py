@@ -1,148 +1,23 @@
 """Our reader of platform events against a server built on Salesforce's own definition of the Pub/Sub API."""
 
 import asyncio
-import io
-import itertools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import fastavro
 import grpc
 import grpc.aio
 import pytest
 from sfprotostash import pubsub_api_pb2, pubsub_api_pb2_grpc
 
 from connector.events import ReplyWritten, Text, UnexpectedPayload
-from connector.salesforce import platform_events, pubsub
-from connector.salesforce.auth import AccessToken
-from connector.salesforce.platform_events import (
-    Page,
-    Remedy,
-    StreamBroken,
-    Topic,
-    created_at,
-    open_channel,
-    pages,
-    parse_event,
-)
+from connector.salesforce import pubsub
+from connector.salesforce.platform_events import created_at, parse_event
+from connector.salesforce.pubsub.channel import LARGEST_ALONE, LARGEST_ANSWER, Remedy, StreamBroken, open_channel
+from connector.salesforce.pubsub.stream import Page, Start, pages
 from tests.payloads import record
-
-TOPIC = Topic("/event/Infobip_Event__e", "00D5g00000ABcDE", "EventType__c", "Payload__c")
-TOKEN = AccessToken("00D5g00000ABcDE!token", "https://acme.my.salesforce.com")
-CREDENTIALS = {"accesstoken": TOKEN.value, "instanceurl": TOKEN.instance_url, "tenantid": TOPIC.tenant_id}
-SCHEMA = {
-    "type": "record",
-    "name": "Infobip_Event__e",
-    "namespace": "com.sforce.eventbus",
-    "fields": [
-        {"name": "CreatedDate", "type": "long"},
-        {"name": "CreatedById", "type": "string"},
-        {"name": "EventType__c", "type": ["null", "string"], "default": None},
-        {"name": "Payload__c", "type": ["null", "string"], "default": None},
-    ],
-}
-_numbers = itertools.count()
-
-
-class Bus(pubsub_api_pb2_grpc.PubSubServicer):  # type: ignore[misc]  # generated code without types
-    """A topic that answers each request of a stream with the next round of answers, then as ``end`` says."""
-
-    def __init__(self, *rounds: list[Any], end: tuple[grpc.StatusCode, str] | None = None) -> None:
-        self.rounds, self.end = list(rounds), end
-        self.schema_id = f"schema-{next(_numbers)}"  # our reader keeps each schema as long as it lives
-        self.schema_json = json.dumps(SCHEMA)
-        self.schema_refusal = ""
-        self.requests: list[Any] = []
-        self.metadata: list[dict[str, Any]] = []
-        self.schemas_asked = 0
-        self.left = asyncio.Event()
-
-    async def Subscribe(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        self.metadata.append(dict(context.invocation_metadata()))
-        try:
-            async for request in requests:
-                self.requests.append(request)
-                for answer in self.rounds.pop(0) if self.rounds else []:
-                    yield answer
-                if not self.rounds and self.end:
-                    await self._end(context, *self.end)
-                    return
-        finally:
-            self.left.set()
-
-    async def GetSchema(self, request: Any, context: Any) -> Any:
-        self.schemas_asked += 1
-        self.metadata.append(dict(context.invocation_metadata()))
-        if self.schema_refusal:
-            await self._end(context, grpc.StatusCode.PERMISSION_DENIED, self.schema_refusal)
-        return pubsub_api_pb2.SchemaInfo(schema_json=self.schema_json, schema_id=request.schema_id, rpc_id="rpc-2")
-
-    async def _end(self, context: Any, status: grpc.StatusCode, code: str) -> None:
-        if status is not grpc.StatusCode.OK:
-            trailing = (("error-code", f"sfdc.platform.eventbus.grpc.{code}"),) if code else ()
-            await context.abort(status, "refused; rpcId: 1", trailing_metadata=trailing)
-
-    def answer(self, *payloads: bytes | dict[str, Any], pending: int = 50, latest: bytes = b"\x00\x99") -> Any:
-        """Write an answer with an event for each payload; events are numbered from 1 in each answer."""
-        events = [
-            pubsub_api_pb2.ConsumerEvent(
-                event=pubsub_api_pb2.ProducerEvent(
-                    id=f"e-{number}",
-                    schema_id=self.schema_id,
-                    payload=payload if isinstance(payload, bytes) else encoded(payload),
-                ),
-                replay_id=bytes([0, number]),
-            )
-            for number, payload in enumerate(payloads, start=1)
-        ]
-        return pubsub_api_pb2.FetchResponse(
-            events=events, latest_replay_id=latest, rpc_id="rpc-1", pending_num_requested=pending
-        )
-
-
-def encoded(decoded: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    fastavro.schemaless_writer(buffer, fastavro.parse_schema(SCHEMA), decoded)
-    return buffer.getvalue()
-
-
-def serve(bus: Bus, scenario: Callable[[grpc.aio.Channel], Awaitable[None]]) -> None:
-    """Run a scenario while the bus is served."""
-
-    async def run() -> None:
-        server = grpc.aio.server()
-        pubsub_api_pb2_grpc.add_PubSubServicer_to_server(bus, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with open_channel(f"127.0.0.1:{port}", plaintext=True) as channel:
-                await asyncio.wait_for(scenario(channel), 10)
-        finally:
-            await server.stop(None)
-
-    asyncio.run(run())
-
-
-def read(bus: Bus, replay_id: bytes = b"") -> tuple[list[Page], StreamBroken | None]:
-    """Read what a bus gives until it breaks, at the latest when all its rounds are read."""
-    found: list[Page] = []
-    broken: list[StreamBroken] = []
-    expected = sum(len(each) for each in bus.rounds)
-
-    async def scenario(channel: grpc.aio.Channel) -> None:
-        try:
-            async with aclosing(pages(channel, TOPIC, TOKEN, replay_id)) as stream:  # type: ignore[type-var]  # a generator
-                async for page in stream:
-                    found.append(page)
-                    if len(found) == expected and not bus.end:
-                        return
-        except StreamBroken as exc:
-            broken.append(exc)
-
-    serve(bus, scenario)
-    return found, broken[0] if broken else None
+from tests.support.bus import CREDENTIALS, TOKEN, TOPIC, Bus, encoded, pubsub_address, read, serve
 
 
 def test_our_messages_are_those_of_the_published_definition() -> None:
@@ -221,7 +96,7 @@ def test_answers_that_lie_unread_are_counted_before_more_is_asked_for() -> None:
     read_events: list[int] = []
 
     async def scenario(channel: grpc.aio.Channel) -> None:
-        async with aclosing(pages(channel, TOPIC, TOKEN, b"")) as stream:  # type: ignore[type-var]  # a generator
+        async with aclosing(pages(channel, TOPIC, TOKEN, Start())) as stream:  # type: ignore[type-var]  # a generator
             async for page in stream:
                 await asyncio.sleep(0.05)
                 read_events.append(len(page.events))
@@ -243,7 +118,7 @@ def test_more_is_asked_for_before_none_is_left_and_only_when_the_caller_comes_ba
     asked: list[int] = []
 
     async def scenario(channel: grpc.aio.Channel) -> None:
-        async with aclosing(pages(channel, TOPIC, TOKEN, b"")) as stream:  # type: ignore[type-var]  # a generator
+        async with aclosing(pages(channel, TOPIC, TOKEN, Start())) as stream:  # type: ignore[type-var]  # a generator
             async for _ in stream:
                 await asyncio.sleep(0.1)  # what had been asked for would be there by now
                 asked.append(len(bus.requests))
@@ -318,40 +193,157 @@ def test_each_end_of_a_stream_names_its_remedy(status: grpc.StatusCode, code: st
     assert TOKEN.value not in str(broken)
 
 
-def test_a_schema_that_may_not_be_read_names_its_remedy() -> None:
+def test_an_event_without_an_id_is_known_again_by_what_it_is_and_where() -> None:
     bus = Bus()
-    bus.rounds, bus.schema_refusal = [[bus.answer(record("text"))]], "schema.meta.permission"
+
+    def odd_page() -> Any:
+        answer = bus.answer(*[record("text")] * 4)
+        for event, odd in zip(answer.events, ["", "x\x00y", "x" * 251, " "], strict=True):
+            event.event.id = odd
+        return answer
+
+    bus.rounds = [[odd_page(), odd_page()]]
+    found, _ = read(bus)
+    ids = [[event.id for event in page.events] for page in found]
+    assert ids[0] == ids[1] and len(set(ids[0])) == 4
+    assert all(each.startswith("sha256:") for each in ids[0])
+
+
+def test_an_event_without_a_replay_id_stands_where_the_one_before_it_does() -> None:
+    bus = Bus()
+    answer = bus.answer(*[record("text")] * 3)
+    for number in (0, 2):
+        answer.events[number].replay_id = b""
+    bus.rounds = [[answer, bus.answer(latest=b"")]]
+    found, _ = read(bus, b"\x00\x77")
+    assert [event.replay_id for event in found[0].events] == [b"\x00\x77", b"\x00\x02", b"\x00\x02"]
+    assert [page.replay_id for page in found] == [b"\x00\x02", b"\x00\x02"]
+
+
+def test_an_answer_that_is_larger_than_we_take_asks_for_fewer_events() -> None:
+    big = {**record("text"), "Payload__c": "x" * (LARGEST_ANSWER // 2 + 1)}
+    bus = Bus()
+    bus.rounds = [[bus.answer(big, big)]]
     found, broken = read(bus)
     assert found == []
     assert broken is not None
-    assert broken.remedy is Remedy.CUSTOMER_MUST_ACT
+    assert (broken.remedy, broken.code) == (Remedy.FEWER_EVENTS, "an answer that is too large")
+    bus.rounds = [[bus.answer(big)], [bus.answer(big)]]
+    found, broken = read(bus, most=1)
+    assert broken is None and [len(page.events) for page in found] == [1, 1]
+    assert [request.num_requested for request in bus.requests[1:]] == [1, 2], "and then for more again"
 
 
-@pytest.mark.parametrize("schema", ["", "{", '{"type": "record"}', '{"type": "no such type"}'])
-def test_a_schema_that_cannot_be_read_slows_the_stream_down(schema: str) -> None:
+def test_an_answer_of_the_documented_size_is_taken_and_one_above_grpcs_own_limit_too() -> None:
+    assert LARGEST_ANSWER > 3_000_000
     bus = Bus()
-    bus.rounds, bus.schema_json = [[bus.answer(record("text"))]], schema
-    found, broken = read(bus)
-    assert found == []
-    assert broken is not None
-    assert broken.remedy is Remedy.SLOW_DOWN
+    bus.rounds = [[bus.answer(*[{**record("text"), "Payload__c": "x" * 1_000_000}] * 5)]]
+    ((page,), broken) = read(bus)
+    assert broken is None and len(page.events) == 5
 
 
-def test_silence_ends_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform_events, "SILENCE_SECONDS", 0.2)
+def test_a_single_event_may_be_taken_that_is_larger_than_any_should_be() -> None:
+    bus = Bus()
+    bus.rounds = [[bus.answer({**record("text"), "Payload__c": "x" * (LARGEST_ANSWER + 1)})]]
+    lengths: list[int] = []
+
+    async def run() -> None:
+        server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+        pubsub_api_pb2_grpc.add_PubSubServicer_to_server(bus, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with open_channel(f"127.0.0.1:{port}", plaintext=True, largest=LARGEST_ALONE) as channel:
+            page = await anext(pages(channel, TOPIC, TOKEN, Start(most=1)))
+            lengths.append(len(page.events[0].payload))
+        await server.stop(None)
+
+    asyncio.run(run())
+    assert lengths[0] > LARGEST_ANSWER
+
+
+def test_an_answer_whose_bytes_are_none_asks_for_fewer_events() -> None:
+    async def subscribe(requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[bytes]:
+        async for _ in requests:
+            yield b"\xff\xff\xff"
+
+    async def run() -> None:
+        server = grpc.aio.server()
+        handler = grpc.stream_stream_rpc_method_handler(subscribe)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(pubsub.SERVICE, {"Subscribe": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with open_channel(f"127.0.0.1:{port}", plaintext=True) as channel:
+            with pytest.raises(StreamBroken) as caught:
+                await anext(pages(channel, TOPIC, TOKEN, Start()))
+        assert caught.value.remedy is Remedy.FEWER_EVENTS
+        await server.stop(None)
+
+    asyncio.run(run())
+
+
+def test_reading_may_begin_with_what_is_published_from_now_on() -> None:
+    bus = Bus()
+    bus.rounds = [[bus.answer(latest=b"")]]
+    ((page,), _) = read(bus, b"\x00\x07", latest=True)
+    (request,) = bus.requests
+    assert (request.replay_preset, request.replay_id) == (pubsub_api_pb2.LATEST, b"")
+    assert page.replay_id == b"\x00\x07"
+
+
+def test_each_channel_is_a_connection_of_its_own_since_one_carries_a_thousand_calls_only() -> None:
+    bus = Bus()
+    bus.rounds = [[bus.answer(latest=b"\x01")], [bus.answer(latest=b"\x02")]]
+
+    async def scenario(channel: grpc.aio.Channel) -> None:
+        other = open_channel(pubsub_address(channel), plaintext=True)
+        for each in (channel, other):
+            await anext(pages(each, TOPIC, TOKEN, Start()))
+        assert len(bus.peers) == 2
+        await other.close(None)
+
+    serve(bus, scenario)
+
+
+def test_a_stream_that_is_not_read_on_holds_up_no_other_on_its_connection() -> None:
+    bus = Bus()
+    full = [bus.answer(*[{**record("text"), "Payload__c": "x" * 900_000}] * 3) for _ in range(30)]
+    bus.rounds = [full, [bus.answer(record("text"))]]
+
+    async def scenario(channel: grpc.aio.Channel) -> None:
+        stuck = pages(channel, TOPIC, TOKEN, Start())
+        await anext(stuck)  # and then no more is read, while as much as the connection takes is on the way
+        await asyncio.sleep(0.2)
+        page = await asyncio.wait_for(anext(pages(channel, TOPIC, TOKEN, Start())), 3)
+        assert len(page.events) == 1
+
+    serve(bus, scenario)
+
+
+def test_silence_ends_a_stream() -> None:
     bus = Bus(end=(grpc.StatusCode.OK, ""))
     bus.rounds = [[bus.answer(latest=b"\x00\x08")], []]  # the second request never comes, so nothing more does
-    found, broken = read(bus)
+    found, broken = read(bus, silence_seconds=0.2)
     assert len(found) == 1
     assert broken is not None
     assert (broken.remedy, broken.code) == (Remedy.RECONNECT, "silent for 0 s")
+
+
+def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
+    async def scenario(port: int) -> None:
+        async with open_channel(f"127.0.0.1:{port}", plaintext=True) as channel:
+            with pytest.raises(StreamBroken) as caught:
+                await asyncio.wait_for(anext(pages(channel, TOPIC, TOKEN, Start(), silence_seconds=0.3)), 5)
+        assert (caught.value.remedy, caught.value.code) == (Remedy.RECONNECT, "silent for 0 s")
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        asyncio.run(scenario(mute.getsockname()[1]))
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again() -> None:
     async def scenario() -> None:
         async with open_channel("127.0.0.1:1", plaintext=True) as channel:
             with pytest.raises(StreamBroken) as caught:
-                await anext(pages(channel, TOPIC, TOKEN, b""))
+                await anext(pages(channel, TOPIC, TOKEN, Start()))
         assert (caught.value.remedy, caught.value.code) == (Remedy.RECONNECT, "UNAVAILABLE")
 
     asyncio.run(scenario())
@@ -362,7 +354,7 @@ def test_a_caller_that_leaves_ends_the_stream_at_the_server() -> None:
     bus.rounds = [[bus.answer(latest=b"\x00\x08")]]
 
     async def scenario(channel: grpc.aio.Channel) -> None:
-        stream: Any = pages(channel, TOPIC, TOKEN, b"")
+        stream: Any = pages(channel, TOPIC, TOKEN, Start())
         await anext(stream)
         assert not bus.left.is_set()
         await stream.aclose()

@@ -25,7 +25,9 @@ from connector.infobip import webhooks
 from connector.infobip.signature import SignatureCheck
 from connector.salesforce.auth import AccessToken, login
 from connector.salesforce.interactions import Acknowledgement, Delivered, InteractionClient
-from connector.salesforce.platform_events import PlatformEvent, Topic, open_channel, pages, parse_event
+from connector.salesforce.platform_events import PlatformEvent, Topic, parse_event
+from connector.salesforce.pubsub.channel import open_channel
+from connector.salesforce.pubsub.stream import Start, pages
 from tests.connector import (
     AT,
     CHANNEL,
@@ -81,8 +83,13 @@ class Sandbox:
             allow_local=True,
         )
 
-    def current(self) -> AccessToken:
+    key = "acme"
+
+    def ready(self) -> AccessToken | None:
         """Be a source of tokens."""
+        return self.tokens[-1] if self.tokens else None
+
+    def current(self) -> AccessToken:
         if not self.tokens:
             self.tokens.append(self.login())
         return self.tokens[-1]
@@ -361,7 +368,7 @@ def test_platform_events_have_the_published_shape(world: Sandbox) -> None:
         found: list[PlatformEvent] = []
         async with open_channel(world.pubsub, plaintext=True) as channel:
             token = await asyncio.to_thread(world.login)
-            async with aclosing(pages(channel, TOPIC, token, b"")) as stream:  # type: ignore[type-var]  # a generator
+            async with aclosing(pages(channel, TOPIC, token, Start())) as stream:  # type: ignore[type-var]  # a generator
                 async for page in stream:
                     found += page.events
                     if '"Ended"' in str(found[-1].record):

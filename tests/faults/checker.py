@@ -55,15 +55,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault that was: whom it struck, and how many calls it can have left in doubt."""
+    """A fault that was: whom it struck, and how many calls it can have left in doubt.
+
+    :param orgs: whose new messages show when it is over
+    :param others: neighbours that must not notice; none: it struck everybody
+    :param limit: seconds after its end in which new messages must be normal again
+    :param explains: a pattern of the errors that it explains
+    """
 
     name: str
     begin: float
     end: float
-    orgs: tuple[int, ...]  # whose new messages show when it is over
+    orgs: tuple[int, ...]
     directions: tuple[str, ...]
-    others: tuple[int, ...] = ()  # neighbours that must not notice
+    others: tuple[int, ...] = ()
     doubts: int = 0
+    limit: float = HEALED_SECONDS
+    explains: str = ""
 
 
 @dataclass(slots=True)
@@ -87,6 +95,7 @@ class Recovery:
     fault: Fault
     seconds: float | None
     neighbours: float | None  # the latency that 95 of 100 of the neighbours' messages stayed below meanwhile
+    allowed: float = HEALED_SECONDS
 
 
 @dataclass(slots=True)
@@ -258,8 +267,35 @@ def measure(evidence: Evidence, first_seen: Mapping[str, float]) -> list[Recover
             and fault.begin <= sent.begun <= fault.end
             and not any(begin - WINDOW_SECONDS <= sent.begun <= end for begin, end in disturbed)
         ]
-        recoveries.append(Recovery(fault, healed[id(fault)], _quantile(beside, SHARE_NORMAL) if beside else None))
+        neighbours = _quantile(beside, SHARE_NORMAL) if beside else None
+        recoveries.append(Recovery(fault, healed[id(fault)], neighbours, _allowed(fault, evidence.faults, healed)))
     return recoveries
+
+
+def _allowed(fault: Fault, faults: Sequence[Fault], healed: Mapping[int, float | None]) -> float:
+    """Say how long a recovery may take: until thirty seconds after the last fault that struck the same messages meanwhile.
+
+    A shorter limit is for a fault that is alone: not beside another that struck all.
+    """
+
+    def over(each: Fault) -> float:
+        seconds = healed[id(each)]
+        return float("inf") if seconds is None else each.end + seconds
+
+    others = [other for other in faults if other is not fault]
+    beside = [
+        each for each in others if each.begin <= fault.end + fault.limit + WINDOW_SECONDS and over(each) >= fault.begin
+    ]
+    if fault.limit < HEALED_SECONDS and not any(not each.others for each in beside):
+        return fault.limit
+    meanwhile = [each.end for each in others if _strikes_the_same(each, fault) and fault.end <= each.end < over(fault)]
+    return max([fault.end, *meanwhile]) - fault.end + HEALED_SECONDS
+
+
+def _strikes_the_same(other: Fault, fault: Fault) -> bool:
+    harmless = other.orgs == other.others
+    touched = not other.others or bool(set(other.orgs) & set(fault.orgs))
+    return touched and not harmless and bool(set(other.directions) & set(fault.directions))
 
 
 def _first_normal(begun_and_seconds: Sequence[tuple[float, float]], end: float) -> float | None:
@@ -279,11 +315,15 @@ def _quantile(values: Sequence[float], share: float) -> float:
 def _healed(recoveries: Sequence[Recovery]) -> Promise:
     findings = []
     for each in recoveries:
-        if each.seconds is None or each.seconds > HEALED_SECONDS:
-            took = "never" if each.seconds is None else f"only after {each.seconds:.1f} s"
+        if each.seconds is None or each.seconds > each.allowed:
+            took = "never" if each.seconds is None else f"only after {each.seconds:.1f} s, {each.allowed:g} s are allowed"
             findings.append(f"{each.fault.name} (over at {each.fault.end:.1f} s): normal again {took}")
     slowest = max((each.seconds for each in recoveries if each.seconds is not None), default=0.0)
     counted = f"{len(recoveries)} faults, the slowest recovery {slowest:.1f} s"
+    for name in dict.fromkeys(each.fault.name for each in recoveries if each.allowed < HEALED_SECONDS):
+        short = [each for each in recoveries if each.fault.name == name and each.allowed < HEALED_SECONDS]
+        most = max(float("inf") if each.seconds is None else each.seconds for each in short)
+        counted += f"; {name} {most:.1f} s of {short[0].allowed:g} ({len(short)} times)"
     return Promise(f"Back to normal within {HEALED_SECONDS:.0f} s", counted, findings)
 
 

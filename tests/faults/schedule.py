@@ -2,13 +2,14 @@
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+
+from tests.faults.kinds import FOR_ALL, FOR_ONE, Kind
 
 QUIET_SECONDS = 40.0  # at the end: the load goes on and nothing is broken any more
 FIRST_SECONDS = 5.0  # before the first fault
 LEAST_PAUSE_SECONDS = 2.0
-OUTAGE_SECONDS = 60.0  # of a far side that is gone
-ROOM_FOR_OUTAGES = 600.0  # in shorter campaigns it is gone for as long as its kind says
+USUAL_PAUSE_SECONDS = 8.0  # between two of a track, in a campaign that has room for several rounds
+ROOM_FOR_LONG_ONES = 600.0  # seconds; in a shorter campaign a fault lasts no longer than its kind must
 WORDS = [
     "where",
     "is",
@@ -29,120 +30,8 @@ WORDS = [
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of fault.
-
-    :param action: what the campaign does, by name; ``far`` turns on ``faults`` at the far sides
-    :param seconds: how long it lasts; 0: it is over at once
-    :param direction: of the messages that it is about; empty: both
-    :param down: a far side that is gone: for a whole minute where the campaign has room for it
-    """
-
-    name: str
-    action: str
-    seconds: float = 0.0
-    direction: str = ""
-    faults: tuple[dict[str, Any], ...] = ()
-    down: bool = False
-
-
-# The first group strikes everybody. The second strikes one org, so that its neighbours show whether they are spared.
-FOR_ALL = (
-    Kind("web killed", "kill web"),
-    Kind("worker killed", "kill worker"),
-    Kind("subscriber killed", "kill subscriber", direction="outbound"),
-    Kind("Valkey flushed", "flush"),
-    Kind("Valkey stopped and started", "restart valkey", 1.5),
-    Kind("PostgreSQL stopped at once and started", "restart postgres", 1.5),
-    Kind("streams cut", "cut", direction="outbound"),
-    Kind("replay ids refused", "refuse replays", direction="outbound"),
-    Kind("tokens expired", "expire"),
-    Kind("webhooks doubled", "double", 4, "inbound", ({"where": "webhook", "what": "duplicate"},)),
-    Kind("webhook answers lost", "lose", 3, "inbound", ({"where": "webhook", "what": "timeout_after"},)),
-    Kind("stream events doubled", "far", 4, "outbound", ({"where": "stream", "what": "duplicate"},)),
-)
-TICKS = "acknowledgement"
-FOR_ONE = (
-    Kind(
-        "Salesforce answers 500",
-        "far",
-        4,
-        "inbound",
-        ({"where": "interactions", "what": "status"}, {"where": TICKS, "what": "status"}),
-    ),
-    Kind("Salesforce answers 429", "far", 3, "inbound", ({"where": "interactions", "what": "status", "status": 429},)),
-    Kind(
-        "Salesforce never answers, and takes nothing",
-        "far",
-        3,
-        "inbound",
-        ({"where": "interactions", "what": "timeout_before", "count": 3},),
-    ),
-    Kind(
-        "Salesforce takes it, and never answers",
-        "far",
-        3,
-        "inbound",
-        ({"where": "interactions", "what": "timeout_after", "count": 3},),
-    ),
-    Kind(
-        "Salesforce takes ticks, and never answers", "far", 3, "", ({"where": TICKS, "what": "timeout_after", "count": 3},)
-    ),
-    Kind("Salesforce slow", "far", 3, "inbound", ({"where": "interactions", "what": "delay", "seconds": 2.0},)),
-    Kind(
-        "Salesforce's answers trickle", "far", 3, "inbound", ({"where": "interactions", "what": "trickle", "seconds": 3.0},)
-    ),
-    Kind("Salesforce refuses logins, and the tokens", "relogin", 3, "", ({"where": "login", "what": "status"},)),
-    Kind(
-        "Salesforce down (503)",
-        "far",
-        8,
-        "inbound",
-        tuple({"where": each, "what": "status", "status": 503} for each in ("login", "interactions", TICKS)),
-        down=True,
-    ),
-    Kind(
-        "Salesforce hangs",
-        "far",
-        8,
-        "inbound",
-        ({"where": "interactions", "what": "timeout_before"}, {"where": TICKS, "what": "timeout_before"}),
-        down=True,
-    ),
-    Kind("Infobip answers 500", "far", 4, "outbound", ({"where": "send", "what": "status"},)),
-    Kind(
-        "Infobip answers 429 with Retry-After", "far", 3, "outbound", ({"where": "send", "what": "status", "status": 429},)
-    ),
-    Kind(
-        "Infobip never answers, and takes nothing",
-        "far",
-        3,
-        "outbound",
-        ({"where": "send", "what": "timeout_before", "count": 3},),
-    ),
-    Kind(
-        "Infobip takes it, and never answers",
-        "far",
-        3,
-        "outbound",
-        ({"where": "send", "what": "timeout_after", "count": 3},),
-    ),
-    Kind("Infobip slow", "far", 3, "outbound", ({"where": "send", "what": "delay", "seconds": 2.0},)),
-    Kind(
-        "Infobip's answers trickle, reports come first",
-        "far",
-        3,
-        "outbound",
-        ({"where": "send", "what": "trickle", "seconds": 3.0},),
-    ),
-    Kind("Infobip down (503)", "far", 8, "outbound", ({"where": "send", "what": "status", "status": 503},), down=True),
-    Kind("Infobip hangs", "far", 8, "outbound", ({"where": "send", "what": "timeout_before"},), down=True),
-)
-
-
-@dataclass(frozen=True, slots=True)
 class Planned:
-    """A fault that will be: when, for how long, and whose (None: everybody's)."""
+    """A fault that will be: when, for how long, and whose (None: everybody's, or nobody's)."""
 
     kind: Kind
     at: float
@@ -161,10 +50,11 @@ def plan_faults(seed: int, seconds: float) -> list[Planned]:
 
 
 def _spread(chance: random.Random, kinds: tuple[Kind, ...], seconds: float) -> list[Planned]:
+    roomy = seconds >= ROOM_FOR_LONG_ONES
+    kinds = tuple(kind for kind in kinds if roomy or not kind.only_long)
+    lasting = {kind.name: kind.long if roomy and kind.long else kind.seconds for kind in kinds}
     room = seconds - QUIET_SECONDS - FIRST_SECONDS
-    roomy = seconds >= ROOM_FOR_OUTAGES
-    lasting = {kind.name: OUTAGE_SECONDS if kind.down and roomy else kind.seconds for kind in kinds}
-    one_round = sum(lasting.values()) + 10.0 * len(kinds)
+    one_round = sum(lasting.values()) + USUAL_PAUSE_SECONDS * len(kinds)
     order: list[Kind] = []
     for _ in range(max(1, int(room / one_round))):
         order += chance.sample(kinds, len(kinds))
@@ -172,12 +62,12 @@ def _spread(chance: random.Random, kinds: tuple[Kind, ...], seconds: float) -> l
         order.pop()  # a short campaign has not all of them
     planned = []
     pause = (room - sum(lasting[kind.name] for kind in order)) / max(1, len(order))
-    at = FIRST_SECONDS
+    at, struck = FIRST_SECONDS, chance.randrange(2)
     for kind in order:
         begin = at + chance.uniform(0, pause / 4)
-        planned.append(
-            Planned(kind, round(begin, 2), lasting[kind.name], chance.randrange(2) if kinds is FOR_ONE else None)
-        )
+        struck = 1 - struck  # by turns: each has time to recover
+        org = None if kind in FOR_ALL or kind.harmless else struck
+        planned.append(Planned(kind, round(begin, 2), lasting[kind.name], org))
         at += lasting[kind.name] + pause
     return planned
 

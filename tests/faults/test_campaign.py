@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.faults.schedule import FOR_ALL, FOR_ONE, QUIET_SECONDS, plan_faults, plan_turns
+from benchmarks.hostile import KINDS as HOSTILE
+from tests.faults.kinds import FOR_ALL, FOR_ONE
+from tests.faults.schedule import QUIET_SECONDS, plan_faults, plan_turns
 
 
 def test_the_same_seed_gives_the_same_faults_and_texts_and_another_one_others() -> None:
@@ -16,19 +19,35 @@ def test_the_same_seed_gives_the_same_faults_and_texts_and_another_one_others() 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_three_minutes_have_every_kind_of_fault_and_then_a_quiet_end(seed: int) -> None:
+def test_three_minutes_have_every_kind_of_fault_that_needs_no_more_and_then_a_quiet_end(seed: int) -> None:
     planned = plan_faults(seed, 180)
-    assert {each.kind.name for each in planned} == {kind.name for kind in FOR_ALL + FOR_ONE}
+    assert {each.kind.name for each in planned} == {kind.name for kind in FOR_ALL + FOR_ONE if not kind.only_long}
     assert max(each.at + each.seconds for each in planned) <= 180 - QUIET_SECONDS
     assert {each.org for each in planned} == {None, 0, 1}  # the third org shows whether its neighbours' faults spare it
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_in_ten_minutes_a_far_side_is_gone_for_a_whole_minute(seed: int) -> None:
+def test_ten_minutes_have_every_kind_of_fault_and_what_is_gone_is_gone_for_long(seed: int) -> None:
     planned = plan_faults(seed, 600)
     assert {each.kind.name for each in planned} == {kind.name for kind in FOR_ALL + FOR_ONE}
-    assert {each.seconds for each in planned if each.kind.down} == {60}
+    assert all(each.seconds == (each.kind.long or each.kind.seconds) for each in planned)
+    gone = [kind.name for kind in FOR_ALL + FOR_ONE if kind.long == 60]
+    assert gone == [
+        *("Valkey read-only", "Salesforce down (503)", "Salesforce hangs", "Infobip down (503)", "Infobip hangs")
+    ]
     assert max(each.at + each.seconds for each in planned) <= 600 - QUIET_SECONDS
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_faults_for_all_come_one_after_another(seed: int) -> None:
+    planned = [each for each in plan_faults(seed, 600) if each.kind in FOR_ALL]
+    assert all(first.at + first.seconds < second.at for first, second in pairwise(planned))
+
+
+def test_each_hostile_kind_is_one_that_somebody_knows_how_to_send() -> None:
+    hostile = {kind.name for kind in FOR_ONE if kind.action == "hostile"}
+    assert len(hostile) == 2
+    assert hostile <= set(HOSTILE)
 
 
 def test_each_text_is_written_once_and_half_of_them_go_in_either_direction() -> None:

@@ -1,10 +1,13 @@
 """The checker sees what it is there for: each planted fault is reported under its promise, and only there."""
 
+import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.faults.checker import Evidence, Fault, Row, Seen, Sent, check
+from tests.faults.logs import unexplained
 
 FAULT = Fault("worker killed", 10.0, 10.0, (0, 1), ("inbound", "outbound"), doubts=1)
 
@@ -150,6 +153,64 @@ def test_a_stall_after_a_fault_is_measured_and_reported_when_it_is_too_long() ->
     assert findings(stalled(10.0, 60.0)) == {
         "Back to normal within 30 s": ["worker killed (over at 10.0 s): normal again never"]
     }
+
+
+def test_a_recovery_that_is_slower_than_its_own_limit_is_reported() -> None:
+    evidence = stalled(10.0, 17.5)
+    evidence.faults = [replace(FAULT, limit=4.0)]
+    assert findings(evidence) == {
+        "Back to normal within 30 s": ["worker killed (over at 10.0 s): normal again only after 6.0 s, 4 s are allowed"]
+    }
+    evidence.faults = [replace(FAULT, limit=7.0)]
+    assert findings(evidence) == {}
+
+
+def test_a_short_limit_is_for_a_fault_that_is_alone() -> None:
+    evidence = stalled(10.0, 17.5)
+    killed = replace(FAULT, limit=4.0)
+    neighbours = Fault("Salesforce hangs", 9.0, 12.0, (0,), ("inbound",), others=(1,))
+    for other in (Fault("web killed", 9.0, 9.0, (0, 1), ("inbound",)), Fault("flushed", 12.0, 12.0, (0, 1), ("inbound",))):
+        evidence.faults = [killed, other]
+        assert "Back to normal within 30 s" not in findings(evidence)
+    evidence.faults = [killed, neighbours]
+    assert "Back to normal within 30 s" in findings(evidence)
+    evidence.faults = [killed, Fault("web killed", 2.0, 2.0, (0, 1), ("inbound", "outbound"))]  # healed long before
+    assert "Back to normal within 30 s" in findings(evidence)
+
+
+def test_the_thirty_seconds_begin_with_the_end_of_the_last_fault_that_struck_the_same_messages() -> None:
+    evidence = stalled(1.0, 60.0)
+    first = Fault("Infobip hangs", 0.5, 1.0, (0,), ("inbound",), others=(1,))
+    second = Fault("Salesforce hangs", 3.0, 27.0, (0,), ("inbound",), others=(1,))
+    elsewhere = [
+        Fault("Salesforce hangs", 3.0, 27.0, (1,), ("inbound",), others=(0,)),
+        Fault("Salesforce hangs", 3.0, 27.0, (0,), ("outbound",), others=(1,)),
+        Fault("sixteen hanging pages", 3.0, 27.0, (0,), ("inbound",), others=(0,)),
+    ]
+    for faults, allowed in (([first], 30.0), ([first, second], 56.0), *(([first, each], 30.0) for each in elsewhere)):
+        evidence.faults = faults
+        assert check(evidence).recoveries[0].allowed == allowed
+
+
+def test_an_error_in_a_log_is_reported_unless_a_fault_of_that_moment_explains_it() -> None:
+    began = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
+    broken = Fault("PostgreSQL read-only", 10.0, 20.0, (1,), ("inbound",), explains="(?i)read.?only")
+
+    def log(second: float, event: str, level: str = "error") -> str:
+        at = (began + timedelta(seconds=second)).isoformat().replace("+00:00", "Z")
+        exception = "Traceback:\n  File ...\nKeyError: 'lane'\n" if event == "turn failed" else ""
+        return json.dumps({"event": event, "level": level, "timestamp": at, "exception": exception})
+
+    lines = [
+        log(15, "cannot execute INSERT in a read-only transaction"),
+        log(25, "cannot execute INSERT in a read-only transaction"),
+        log(35, "cannot execute INSERT in a read-only transaction"),
+        log(15, "turn failed"),
+        log(15, "read-only", "warning"),
+        "no JSON",
+    ]
+    found = unexplained(lines, [broken], began.timestamp())
+    assert found == ["cannot execute INSERT in a read-only transaction", "turn failed: KeyError: 'lane'"]
 
 
 def test_a_neighbour_that_waits_is_reported() -> None:

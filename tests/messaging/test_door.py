@@ -18,7 +18,7 @@ from messaging import inbox
 from messaging.door import address_in
 from messaging.models import Inbox
 from messaging.wake import INBOX_CHANNEL
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.cache import old_secret_used_at, refusals_today
 from tenants.models import Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, build_world, whatsapp_text

@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from messaging.models import ChatbotMessage, Handover, Inbox
-from tenants.broker import refusals_today
+from tenants.cache import refusals_today
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 from tests.support.web import BARE, Web, signature

@@ -1,6 +1,8 @@
 """A hand-over against the real database: step by step, with Infobip's answers recorded."""
 
 import json
+import re
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,19 +10,25 @@ from uuid import uuid4
 
 import pytest
 import responses
-from django.db import connection, transaction
+from cryptography.fernet import Fernet
+from django.db import OperationalError, connection, transaction
 from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
+from requests import PreparedRequest
 
 from connector.events import MARK
-from messaging import handover, lanes, sessions
+from messaging import batches, claims, due_sessions, handover, handover_steps, queue, sessions
+from messaging.claims import Given
+from messaging.doctor import handovers_succeed
 from messaging.handover import UnusableCall, parse_call
-from messaging.ingest import receive_webhook
-from messaging.lanes import Opening
 from messaging.models import Direction, Handover, Lane, Message, Session, Status
-from tenants.models import AtEnd, TranscriptForm
+from messaging.sessions import Opening
+from tenants.doctor import OrgSnapshot
+from tenants.models import AtEnd, Org, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -98,9 +106,9 @@ def call(world: World, **more: Any) -> Handover:
 def step(work: Handover) -> Handover:
     """Do the next step now, whenever it is due."""
     Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
-    ((claimed, lease_id),) = handover.claim(5)
-    assert claimed == work.pk
-    handover.carry_on(claimed, lease_id)
+    (claimed,) = handover.claim(5)
+    assert claimed.handover_id == work.pk
+    handover.carry_on(claimed)
     work.refresh_from_db()
     return work
 
@@ -128,7 +136,7 @@ def write(world: World, text: str, **more: Any) -> None:
 
 def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
     assert work.conversation_id is not None
-    lanes.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
+    sessions.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
 
 
 BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
@@ -177,10 +185,9 @@ def test_the_transcript_comes_first_in_order_and_what_is_written_meanwhile_after
 
 def lanes_ready() -> list[str]:
     with transaction.atomic():
-        claims = lanes.claim(10)
-        heads = lanes.first_waiting([each.lane_id for each in claims])
-        lanes.hand_back(claims)
-    return [head.text for head in heads.values()]
+        taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(10)], holder=1)
+        transaction.set_rollback(True)
+    return [message.text for _, message in taken if message is not None]
 
 
 def test_it_waits_for_the_line_that_asked_for_a_person(chatbot: World, infobip: responses.RequestsMock) -> None:
@@ -280,7 +287,7 @@ def test_a_transcript_that_cannot_be_read_does_not_hold_back_the_customer_for_ev
     url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
     infobip.remove("GET", url)
     infobip.get(url, status=503)
-    Handover.objects.filter(pk=work.pk).update(raised_at=timezone.now() - timedelta(minutes=16))
+    Handover.objects.filter(pk=work.pk).update(held_at=timezone.now() - timedelta(minutes=16))
     assert step(work).state == Handover.State.RELAYED
     assert waiting() == [f"{MARK} The conversation with the chatbot could not be read", "are you there?"]
 
@@ -291,12 +298,12 @@ def test_who_took_the_hand_over_up_meanwhile_decides(chatbot: World, infobip: re
     Handover.objects.filter(pk=work.pk).update(
         due_at=timezone.now(), found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=5)
     )
-    ((_, lost),) = handover.claim(1)
+    (lost,) = handover.claim(1)
     Handover.objects.filter(pk=work.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
-    ((_, mine),) = handover.claim(1)
-    handover.carry_on(work.pk, lost)
+    (mine,) = handover.claim(1)
+    handover.carry_on(lost)
     assert waiting() == []
-    handover.carry_on(work.pk, mine)
+    handover.carry_on(mine)
     assert waiting() == [BEGIN, "Hi", END]
 
 
@@ -339,8 +346,7 @@ def test_a_second_hand_over_brings_only_what_is_new(chatbot: World, infobip: res
     work = import_all(call(chatbot))
     open_session(work)
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
-    with transaction.atomic():
-        sessions.attend_to_due()
+    due_sessions.process_due()
     Message.objects.update(status=Status.SENT)
     again = line("me again", at=timezone.now() + timedelta(seconds=1))
     tell(infobip, [first, rep_time, again])
@@ -360,13 +366,11 @@ def test_welcome_and_closing_are_sent_once_and_the_chatbot_has_the_next_message(
     work = import_all(call(chatbot))
     for _ in range(3):
         open_session(work)
-        with transaction.atomic():
-            sessions.attend_to_due()
+        due_sessions.process_due()
         Session.objects.update(due_at=timezone.now())
     for _ in range(3):
         sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK", conversation="c0a2c1b4")
-        with transaction.atomic():
-            sessions.attend_to_due()
+        due_sessions.process_due()
     own = Message.objects.filter(direction=Direction.OUTBOUND).order_by("position")
     assert [(message.text, message.ours) for message in own] == [("Hang tight.", True), ("Goodbye.", True)]
 
@@ -387,8 +391,7 @@ def test_the_conversation_is_closed_only_after_the_closing_text_has_left(
     work = import_all(call(chatbot))
     open_session(work)
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
-    with transaction.atomic():
-        sessions.attend_to_due()
+    due_sessions.process_due()
     assert (step(work).state, work.problem) == (Handover.State.ENDING, "")
     assert [call.request.method for call in infobip.calls if call.request.method != "GET"] == []
     Message.objects.filter(text="Goodbye.").update(status=Status.SENT)
@@ -467,3 +470,394 @@ def test_a_call_that_repeats_at_once_is_one_hand_over(chatbot: World) -> None:
     for thread in threads:
         thread.join()
     assert Handover.objects.count() == 1
+
+
+# fair, bounded, and nobody's row stops another's
+
+
+def due(world: World, count: int) -> list[Handover]:
+    """Let many conversations be handed over at once."""
+    for _ in range(count):
+        body = {"conversationId": str(uuid4()), "senderNumber": USER}
+        assert handover.accept(world.account, parse_call(body))
+    return list(Handover.objects.filter(org=world.org).order_by("pk"))
+
+
+def test_what_somebody_carries_on_is_nobody_elses_until_the_lease_runs_out(chatbot: World) -> None:
+    (work,) = due(chatbot, 1)
+    (claimed,) = handover.claim(5)
+    assert handover.claim(5) == []
+    Handover.objects.filter(pk=work.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
+    (again,) = handover.claim(5)
+    assert (again.handover_id, again.lease_id != claimed.lease_id) == (work.pk, True)
+
+
+def test_an_org_has_a_share_of_what_is_under_way_and_orgs_take_turns(chatbot: World, rival: World) -> None:
+    due(chatbot, 20)
+    due(rival, 20)
+    acme_id, rival_id = chatbot.org.pk, rival.org.pk
+
+    def claimed(most: int = 100, **shares: Any) -> list[int]:
+        with transaction.atomic():
+            taken = handover.claim(most, handover.Shares(**shares))
+            transaction.set_rollback(True)
+        return sorted(each.org_id for each in taken)
+
+    assert claimed() == sorted([acme_id, rival_id])  # of whom nothing is known, one each
+    assert claimed(fast={acme_id}) == sorted([acme_id] * handover.MOST_PER_ORG + [rival_id])
+    assert claimed(fast={acme_id, rival_id}, busy={acme_id: handover.MOST_PER_ORG}) == [rival_id] * handover.MOST_PER_ORG
+    assert claimed(fast={acme_id}, not_fast=0) == [acme_id] * handover.MOST_PER_ORG
+    assert claimed(2, fast={acme_id, rival_id}) == sorted([acme_id, rival_id])
+    assert claimed(busy={acme_id: 1, rival_id: 1}) == []
+
+
+def fail_until_given_up(work: Handover) -> Handover:
+    """Carry on a hand-over that cannot go on; each failure is counted, and the next try comes later."""
+    for tries in range(1, handover.MOST_FAILURES):
+        before = work.state
+        step(work)
+        assert (work.state, work.tries) == (before, tries) and work.problem
+        assert work.due_at is not None and work.due_at > timezone.now() and work.lease_id is None
+    return step(work)
+
+
+def test_a_row_that_raises_is_counted_and_refused_in_words(
+    chatbot: World, rival: World, infobip: responses.RequestsMock
+) -> None:
+    tell(infobip, [line("Hi")])
+    work = call(chatbot)
+    Handover.objects.filter(pk=work.pk).update(attributes=["no", "object"])
+    fail_until_given_up(work)
+    assert work.state == Handover.State.REFUSED and "AttributeError" in work.problem and work.due_at is None
+    assert not Lane.objects.filter(hold__isnull=False).exists()
+
+
+def test_a_transcript_that_cannot_be_written_does_not_hold_back_the_customer_for_ever(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    chatbot.channel.transcript, chatbot.channel.time_zone = TranscriptForm.COMPACT, "Nowhere/Land"
+    chatbot.channel.save()
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    write(chatbot, "are you there?")
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    fail_until_given_up(work)
+    assert work.state == Handover.State.RELAYED and "ZoneInfoNotFoundError" in work.problem
+    assert waiting() == [f"{MARK} The conversation with the chatbot could not be read", "are you there?"]
+
+
+def test_what_the_database_refuses_of_one_hand_over_ends_it_and_lets_the_customer_through(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    write(chatbot, "are you there?")
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    refuse = "ALTER TABLE messaging_message ADD CONSTRAINT refused CHECK (source_entry NOT LIKE 'handover:%') NOT VALID"
+    with connection.cursor() as cursor:
+        cursor.execute(refuse)
+    try:
+        fail_until_given_up(work)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE messaging_message DROP CONSTRAINT refused")
+    assert work.state == Handover.State.RELAYED and "CheckViolation" in work.problem
+    assert waiting() == ["are you there?"] and lanes_ready() == ["are you there?"]
+
+
+def test_credentials_that_no_key_fits_are_counted_and_cost_no_other_org(
+    chatbot: World, rival: World, infobip: responses.RequestsMock, settings: Settings
+) -> None:
+    work = call(chatbot)
+    settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    rival.account.save()
+    other = due(rival, 1)[0]
+    infobip.get(re.compile("https://rival.api.infobip.com/.*"), json={"messages": []})
+    for claimed in handover.claim(5):
+        handover.carry_on(claimed)
+    work.refresh_from_db()
+    other.refresh_from_db()
+    assert (work.state, work.tries) == (Handover.State.CALLED, 1) and "no key" in work.problem
+    assert other.problem == "" and len(infobip.calls) == 1
+    Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(minutes=16))
+    assert step(work).state == Handover.State.REFUSED
+
+
+def test_a_conversation_that_cannot_be_closed_is_given_up_after_a_while(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    tell(infobip, [line("Hi")])
+    work = import_all(call(chatbot))
+    open_session(work)
+    sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
+    due_sessions.process_due()
+    infobip.patch(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}", status=503)
+    assert (step(work).state, work.tries) == (Handover.State.ENDING, 1)
+    Handover.objects.filter(pk=work.pk).update(ended_at=timezone.now() - timedelta(minutes=61))
+    assert step(work).state == Handover.State.ENDED and "503" in work.problem
+
+
+@pytest.mark.parametrize("state", [Handover.State.CALLED, Handover.State.READING, Handover.State.ENDING])
+def test_a_disconnected_org_has_nothing_under_way(
+    chatbot: World, infobip: responses.RequestsMock, state: Handover.State
+) -> None:
+    tell(infobip, [line("Hi")])
+    work = step(call(chatbot))
+    write(chatbot, "are you there?")
+    Handover.objects.filter(pk=work.pk).update(state=state, ended_at=timezone.now())
+    asked = len(infobip.calls)
+    Org.objects.filter(pk=chatbot.org.pk).update(disconnected_at=timezone.now())
+    step(work)
+    ends = {"called": Handover.State.REFUSED, "reading": Handover.State.RELAYED, "ending": Handover.State.ENDED}
+    assert work.state == ends[state] and "disconnected" in work.problem and work.due_at is None
+    assert len(infobip.calls) == asked
+    if state == Handover.State.READING:
+        assert "are you there?" in waiting() and lanes_ready() != []
+
+
+def test_the_doctor_says_what_became_of_a_hand_over(chatbot: World) -> None:
+    work = call(chatbot)
+    Handover.objects.filter(pk=work.pk).update(state=Handover.State.ENDED, problem="Infobip: HTTP 503")
+    (finding,) = handovers_succeed(OrgSnapshot(chatbot.org))
+    assert not finding.ok and "HTTP 503" in finding.found
+
+
+def test_no_step_holds_a_database_connection_while_it_calls(chatbot: World, infobip: responses.RequestsMock) -> None:
+    held: list[bool] = []
+
+    def listing(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        held.append(connection.connection is not None)
+        messages = [line("Hi"), line("Which order?", by="BOT")]
+        return 200, {}, json.dumps({"messages": messages, "pagination": {"totalItems": 2}})
+
+    def taking(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        held.append(connection.connection is not None)
+        return 200, {}, json.dumps({"success": True, "conversationIdentifier": "c0a2c1b4"})
+
+    def login(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        held.append(connection.connection is not None)
+        return 200, {}, json.dumps({"access_token": "t", "instance_url": "https://acme.my.salesforce.com"})
+
+    chatbot.channel.transcript = TranscriptForm.NATIVE
+    chatbot.channel.save()
+    infobip.add_callback("GET", re.compile(".*/messages"), listing)
+    infobip.add_callback("POST", re.compile(".*/oauth2/token"), login)
+    infobip.add_callback("POST", re.compile("https://acme.my.salesforce-scrt.com/.*"), taking)
+    infobip.add_callback("PATCH", re.compile(".*"), taking)
+    work = import_all(call(chatbot))
+    assert work.state == Handover.State.RELAYED and work.batches == 1
+    Handover.objects.filter(pk=work.pk).update(state=Handover.State.ENDING, ended_at=timezone.now())
+    assert step(work).state == Handover.State.ENDED
+    assert len(infobip.calls) >= 6 and not any(held)
+
+
+def test_a_conversation_that_somebody_holds_has_its_hand_over_carried_on_in_a_moment(
+    chatbot: World, infobip: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LOCK_SECONDS", 0.2)
+    tell(infobip, [line("Hi")])
+    work = ready(call(chatbot))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with every_org(), transaction.atomic():
+            queue.lock_conversations([work.conversation_id or 0])
+            held.set()
+            done.wait(10)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(5)
+    try:
+        with pytest.raises(OperationalError):
+            step(work)
+    finally:
+        done.set()
+        thread.join(5)
+    work.refresh_from_db()
+    assert (work.state, work.tries, work.lease_id) == (Handover.State.READING, 0, None)
+    assert work.due_at is not None and work.due_at - timezone.now() < timedelta(seconds=2)
+    assert step(work).state == Handover.State.RELAYED
+
+
+# sessions that end while a transcript is read
+
+
+SESSION = "0Mw5g000000AbCdCAK"
+
+
+@pytest.fixture
+def native(chatbot: World, infobip: responses.RequestsMock) -> World:
+    """Of whose chatbot's conversations Salesforce's history takes what was said, in two batches."""
+    chatbot.channel.transcript, chatbot.channel.closing_message = TranscriptForm.NATIVE, "Goodbye."
+    chatbot.channel.save()
+    infobip.post(
+        re.compile(".*/oauth2/token"), json={"access_token": "t", "instance_url": "https://acme.my.salesforce.com"}
+    )
+    tell(infobip, [line(f"line {n}", at=timezone.now() - timedelta(seconds=60 - n)) for n in range(8)])
+    return chatbot
+
+
+HISTORY = "https://acme.my.salesforce-scrt.com/api/v1/conversationHistory"
+TAKEN = {"conversationIdentifier": "c0a2c1b4", "messagingSessionId": SESSION}
+
+
+def ready(work: Handover) -> Handover:
+    """Bring a hand-over to where its transcript is passed on."""
+    step(work)
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    return work
+
+
+def texts_of_ours() -> list[str]:
+    own = Message.objects.filter(direction=Direction.OUTBOUND, ours=True)
+    return list(own.order_by("position").values_list("text", flat=True))
+
+
+def test_a_session_that_ends_while_its_history_is_imported_gives_the_conversation_back_afterwards(
+    native: World, infobip: responses.RequestsMock
+) -> None:
+    work = ready(call(native))
+    infobip.post(HISTORY, json=TAKEN)
+    infobip.post(HISTORY, status=503)
+    assert step(work).state == Handover.State.READING and work.batches == 1
+    assert sessions.end(native.org.pk, SESSION)
+    for _ in range(2):
+        due_sessions.process_due()
+    assert texts_of_ours() == ["Goodbye."]
+    inbound = Lane.objects.get(direction=Direction.INBOUND)
+    assert inbound.with_rep_since is not None and inbound.hold is not None  # a transcript is under way
+    infobip.post(HISTORY, json=TAKEN)
+    assert step(work).state == Handover.State.ENDING and work.due_at is not None and work.problem == ""
+    inbound.refresh_from_db()
+    assert inbound.with_rep_since is None and inbound.hold is None
+    write(native, "and another thing")
+    assert waiting() == []  # the chatbot has it
+    Message.objects.update(status=Status.SENT)
+    infobip.patch(f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}", json={"status": "CLOSED"})
+    assert step(work).state == Handover.State.ENDED
+
+
+def test_what_was_written_while_the_history_was_imported_opens_a_session_even_if_the_first_one_ended(
+    native: World, infobip: responses.RequestsMock
+) -> None:
+    work = ready(call(native))
+    infobip.post(HISTORY, json=TAKEN)
+    infobip.post(HISTORY, status=503)
+    step(work)
+    write(native, "are you there?")
+    sessions.end(native.org.pk, SESSION)
+    due_sessions.process_due()
+    infobip.post(HISTORY, json=TAKEN)
+    assert step(work).state == Handover.State.RELAYED
+    assert waiting() == ["are you there?"] and "are you there?" in lanes_ready()
+    open_session(work, "0Mw5g000000SecondA")
+    write(native, "hello?")
+    assert waiting() == ["are you there?", "hello?"]
+    sessions.end(native.org.pk, "0Mw5g000000SecondA")
+    due_sessions.process_due()
+    work.refresh_from_db()
+    assert work.state == Handover.State.ENDING and texts_of_ours() == ["Goodbye.", "Goodbye."]
+
+
+def test_an_older_session_that_ends_during_the_hold_takes_nothing_from_the_reps(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    chatbot.channel.closing_message = "Goodbye."
+    chatbot.channel.save()
+    tell(infobip, [line("A person, please")])
+    work = step(call(chatbot))
+    open_session(work, "0Mw5g000000OlderAA")
+    write(chatbot, "are you there?")
+    sessions.end(chatbot.org.pk, "0Mw5g000000OlderAA")
+    due_sessions.process_due()
+    assert texts_of_ours() == ["Goodbye."]
+    write(chatbot, "hello?")
+    assert import_all(work).state == Handover.State.RELAYED
+    assert waiting() == [BEGIN, "A person, please", END, "are you there?", "hello?"]
+    assert Lane.objects.get(direction=Direction.INBOUND).with_rep_since is not None
+
+
+def test_a_history_that_broke_off_goes_on_where_it_was_and_nothing_is_shown_twice(
+    native: World, infobip: responses.RequestsMock
+) -> None:
+    work = ready(call(native))
+    infobip.post(HISTORY, json=TAKEN)
+    infobip.post(HISTORY, status=503)
+    step(work)
+    infobip.post(HISTORY, json=TAKEN)
+    assert (step(work).state, work.lines) == (Handover.State.RELAYED, 8)
+    assert waiting() == []
+    bodies = [json.loads(each.request.body or "") for each in infobip.calls if each.request.url == HISTORY]
+    taken = [
+        entry["entryPayload"]["abstractMessage"]["staticContent"]["text"] for entry in bodies[2]["conversationEntries"]
+    ]
+    assert taken == ["line 0", "line 1", "line 2"]
+
+
+@pytest.mark.parametrize("code", ["10057", "12345"])
+def test_a_history_that_is_refused_goes_through_the_lane_at_once(
+    native: World, infobip: responses.RequestsMock, code: str
+) -> None:
+    work = ready(call(native))
+    infobip.post(HISTORY, status=400, json={"code": code, "message": "no"})
+    assert (step(work).state, work.problem) == (Handover.State.RELAYED, "")
+    assert len(waiting()) == 10
+    refused = SalesforceConnection.objects.get(org=native.org).history_refused_at
+    assert (refused is not None) == (code == "10057")
+
+
+def test_a_history_of_which_a_part_is_refused_says_so(native: World, infobip: responses.RequestsMock) -> None:
+    work = ready(call(native))
+    infobip.post(HISTORY, json=TAKEN)
+    infobip.post(HISTORY, status=400, json={"code": "12345", "message": "no"})
+    assert step(work).state == Handover.State.RELAYED and "a part only" in work.problem
+    assert waiting() == [f"{MARK} The conversation with the chatbot could not be read"]
+
+
+def test_a_long_history_is_imported_in_several_steps(
+    native: World, infobip: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = ready(call(native))
+    monkeypatch.setattr(handover_steps, "IMPORT_SECONDS", 0.0)
+    infobip.post(HISTORY, json=TAKEN)
+    step(work)
+    assert (work.state, work.problem, work.tries) == (Handover.State.READING, "", 0)
+
+
+def test_a_hand_over_that_was_taken_over_during_a_call_writes_nothing(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    tell(infobip, [line("A person, please")])
+    work = ready(call(chatbot))
+    Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
+    (lost,) = handover.claim(1)
+
+    def taken_over(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        Handover.objects.filter(pk=work.pk).update(lease_id=uuid4())
+        return 200, {}, json.dumps({"messages": [line("A person, please")]})
+
+    url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
+    infobip.remove("GET", url)
+    infobip.add_callback("GET", url, taken_over)
+    handover.carry_on(lost)
+    work.refresh_from_db()
+    assert (work.state, work.tries) == (Handover.State.READING, 0) and work.lease_id not in (None, lost.lease_id)
+    assert waiting() == [] and Lane.objects.get(direction=Direction.INBOUND).hold is not None
+
+
+def test_a_hand_over_that_was_taken_over_writes_no_batch(native: World, infobip: responses.RequestsMock) -> None:
+    work = ready(call(native))
+    Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
+    (lost,) = handover.claim(1)
+
+    def taken_over(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        Handover.objects.filter(pk=work.pk).update(lease_id=uuid4())
+        return 200, {}, json.dumps(TAKEN)
+
+    infobip.add_callback("POST", HISTORY, taken_over)
+    handover.carry_on(lost)
+    work.refresh_from_db()
+    assert (work.state, work.batches) == (Handover.State.READING, 0)
+    assert not Session.objects.exists()

@@ -10,12 +10,13 @@ import pytest
 from django.utils import timezone
 
 from connector.salesforce.platform_events import PlatformEvent, Topic
-from messaging.ingest import StreamBatch, receive_stream_batches, receive_webhook
+from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Lane, Message, ReceivedEvent, Status
-from messaging.relay import untold
+from messaging.receipts import pending_receipts
 from tenants.models import Channel, InfobipAccount, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
+from tests.support import receive_webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -76,7 +77,7 @@ def test_a_message_waits_in_the_lane_of_its_end_user(acme: World) -> None:
     assert conversation.last_sender == acme.sender
     assert conversation.window_closes_at == message.written_at + timedelta(hours=24)
     lane = Lane.objects.get(direction=Direction.INBOUND)
-    assert lane.due_at is not None and lane.arrivals == 1
+    assert lane.due_at is not None and lane.version == 1
 
 
 def test_what_comes_together_is_put_in_the_order_of_its_times(acme: World) -> None:
@@ -275,38 +276,38 @@ def test_a_report_through_another_account_of_the_same_org_has_no_effect(acme: Wo
     assert message.status == Status.PENDING
 
 
-def test_a_long_reply_is_told_once_and_only_when_all_its_parts_arrived(acme: World) -> None:
+def test_a_long_reply_is_reported_once_and_only_when_all_its_parts_arrived(acme: World) -> None:
     receive_stream_batches([batch(subscribe(acme), reply_record(acme, "x " * 3000, entry="long"))])
     first, second = Message.objects.order_by("position")
     receive_webhook(acme.account, [delivery_report(str(first.uuid))])
-    assert untold([first.conversation_id]) == {}
+    assert pending_receipts([first.conversation_id]) == {}
     receive_webhook(acme.account, [delivery_report(str(second.uuid))])
-    telling = untold([first.conversation_id])[first.conversation_id]
-    assert [(each.entry, each.receipt) for each in telling.acknowledgements] == [("long", "delivered")]
-    Message.objects.update(told=Status.DELIVERED)
-    assert untold([first.conversation_id]) == {}
+    pending = pending_receipts([first.conversation_id])[first.conversation_id]
+    assert [(each.entry, each.receipt) for each in pending.acknowledgements] == [("long", "delivered")]
+    Message.objects.update(reported=Status.DELIVERED)
+    assert pending_receipts([first.conversation_id]) == {}
 
 
-def test_a_failure_is_told_with_a_line_for_the_rep_while_the_session_is_open(acme: World) -> None:
+def test_a_failure_is_reported_with_a_line_for_the_rep_while_the_session_is_open(acme: World) -> None:
     message = reply(acme, "Your parcel left the depot this morning, and it will be there by tomorrow noon.")
     error = {"groupId": 1, "id": 7002, "name": "EC_UNKNOWN_USER", "description": "Unknown user", "permanent": True}
     receive_webhook(acme.account, [delivery_report(str(message.uuid), status_id=9, group_id=2, **error)])
-    telling = untold([message.conversation_id])[message.conversation_id]
-    (failure,) = telling.failures
+    pending = pending_receipts([message.conversation_id])[message.conversation_id]
+    (failure,) = pending.failures
     assert (failure.entry, failure.code) == (message.source_entry, "EC_UNKNOWN_USER")
     assert failure.notice == (
         "\u25b8 Not delivered: “Your parcel left the depot this morning, and it will be ther…” "
         "— the number is not on WhatsApp."
     )
     Conversation.objects.update(session_open=False)
-    assert untold([message.conversation_id])[message.conversation_id].failures[0].notice == ""
+    assert pending_receipts([message.conversation_id])[message.conversation_id].failures[0].notice == ""
 
 
 def test_a_channel_may_keep_failures_out_of_the_conversation(acme: World) -> None:
     message = reply(acme)
     receive_webhook(acme.account, [delivery_report(str(message.uuid), status_id=9, group_id=2)])
     Channel.objects.update(show_failures=False)
-    assert untold([message.conversation_id])[message.conversation_id].failures[0].notice == ""
+    assert pending_receipts([message.conversation_id])[message.conversation_id].failures[0].notice == ""
 
 
 def test_the_end_of_a_session_is_noted(acme: World, subscription: EventSubscription) -> None:

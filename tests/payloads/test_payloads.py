@@ -11,14 +11,15 @@ import responses
 from connector.events import (
     Event,
     Ignored,
+    InfobipMessageRef,
     MessageReceived,
-    Place,
     Receipt,
     ReceiptReceived,
     ReplyWritten,
     RepsChanged,
     SessionEnded,
     Text,
+    Typing,
     UnexpectedPayload,
     Unsupported,
 )
@@ -132,7 +133,7 @@ _NO_SESSION = _failed("EC_NO_SESSION")
 INFOBIP: dict[str, Event] = {
     **{f"whatsapp/{name}": _whatsapp(name) for name in WHATSAPP},
     **{f"messages_api/{name}": _messages_api(name) for name in MESSAGES_API},
-    "messages_api/typing_started": Ignored("typing"),
+    "messages_api/typing_started": Typing(),
     "reports/whatsapp_delivered": ReceiptReceived(MESSAGE, Receipt.DELIVERED, _DONE),
     # its group says delivered, yet it only reached the provider
     "reports/whatsapp_delivered_to_operator": Ignored("on its way"),
@@ -157,7 +158,7 @@ INFOBIP: dict[str, Event] = {
         name="Ada Winter",
         text="I still have no parcel",
         received_at=datetime(2026, 3, 2, 8, 30, 5, tzinfo=UTC),
-        place=Place("4461ea29-c09e-4ba8-a751-df86cf0a0eb9", "25774a87-078a-4fe7-8d43-127809479964"),
+        ref=InfobipMessageRef("4461ea29-c09e-4ba8-a751-df86cf0a0eb9", "25774a87-078a-4fe7-8d43-127809479964"),
     ),
 }
 INFOBIP_FOLDERS = ("whatsapp", "messages_api", "reports", "notices")
@@ -230,8 +231,8 @@ EVENTS: dict[str, Event] = {
     "choices": _reply("b5a1f8da-3333-4f66-8e26-3e6c9f7d2b55", Unsupported("ChoicesMessage"), 1785312400800),
     "rich_link": _reply("c6b2a9eb-ffff-4e3f-8a4b-5c6d7e8f9a86", Unsupported("RichLink"), 1785312420800),
     "form": _reply("d2b1a0f9-2f3e-4d4c-8b5a-1a2b3c4d5e55", Unsupported("FormMessage"), 1785312450800),
-    "typing_started": Ignored("TypingStartedIndicator"),
-    "typing_stopped": Ignored("TypingStoppedIndicator"),
+    "typing_started": Typing(),
+    "typing_stopped": Typing(),
     "read_acknowledgement": Ignored("ReadAcknowledgement"),
     "delivery_acknowledgement": Ignored("DeliveryAcknowledgement"),
     "message_updated": Ignored("MessageUpdated"),

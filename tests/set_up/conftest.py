@@ -16,10 +16,10 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
+from devstack.documents import example_documents
 from messaging.models import EventSubscription
 from sandbox.__main__ import Sandbox
-from sandbox.stack import example_documents
-from tenants import broker, doctor
+from tenants import cache, doctor
 from tenants.models import Channel, InfobipAccount, Org, Sender
 from tenants.onboarding import provision
 from tenants.tenancy import every_org
@@ -94,18 +94,18 @@ class Company:
             type(row).objects.filter(pk=row.pk).update(**values)
             row.refresh_from_db()
 
-    def examine(self) -> dict[str, doctor.Finding]:
-        """Let the doctor look, with nothing remembered; by title."""
+    def findings(self) -> dict[str, doctor.Finding]:
+        """Run the checks, with nothing remembered; by title."""
         with every_org():
             org = Org.objects.select_related("salesforce").get(pk=self.org.pk)
-        findings = doctor.examine(org)
+        findings = doctor.run_checks(org)
         by_title = {each.title: each for each in findings}
         assert len(by_title) == len(findings), "two findings of one title"
         return by_title
 
     def troubles(self) -> dict[str, doctor.Finding]:
-        """Let the doctor look, and give what is not well."""
-        return {title: each for title, each in self.examine().items() if each.state is not doctor.State.GOOD}
+        """Run the checks, and give what did not pass."""
+        return {title: each for title, each in self.findings().items() if each.state is not doctor.State.OK}
 
 
 @pytest.fixture(scope="package")
@@ -143,7 +143,7 @@ def move_in(far_side: FarSide, db: None, settings: Settings) -> Any:
             )
             account, channel, sender = org.infobip_accounts.get(), org.channels.get(), org.senders.get()
         # numbers of rows come again in each test, and with them what Redis remembers
-        broker.remember(lambda redis: redis.flushdb(), otherwise=None)
+        cache.with_redis(lambda redis: redis.flushdb(), default=None)
         return Company(far_side, document, org, account, channel, sender)
 
     return move_in

@@ -14,7 +14,8 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from messaging import relay, subscriber
+from messaging import subscriptions
+from messaging.routes import Routes
 from tenants import connecting, onboarding
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender, WebSession
 from tenants.onboarding import SetupProblem
@@ -203,7 +204,7 @@ def test_a_platform_that_does_not_answer_is_said_so(acme: Company) -> None:
 def test_a_proven_draft_becomes_an_org_and_the_same_org_again_under_its_new_name(acme: Company) -> None:
     draft = fresh_draft(acme.far_side)
     draft.consumer_key, draft.username = "3MVG9new", "byoc@renamed.example"
-    org = connecting.adopt(draft, organization_id=acme.org.salesforce_id[:15], name="Renamed", who="Ada")
+    org = connecting.promote_draft(draft, organization_id=acme.org.salesforce_id[:15], name="Renamed", who="Ada")
     with every_org():
         assert (
             org.pk == acme.org.pk and Org.objects.filter(salesforce_id__startswith=acme.org.salesforce_id[:15]).count() == 1
@@ -212,7 +213,7 @@ def test_a_proven_draft_becomes_an_org_and_the_same_org_again_under_its_new_name
         assert Channel.objects.filter(org=org).count() == 1  # what was set up stays
         assert not Draft.objects.filter(pk=draft.pk).exists()
     other = fresh_draft(acme.far_side)
-    new = connecting.adopt(other, organization_id="00D5g0000999999EAA", name="New", who="Ada")
+    new = connecting.promote_draft(other, organization_id="00D5g0000999999EAA", name="New", who="Ada")
     with every_org():
         assert new.name == "New" and new.handle != org.handle
 
@@ -224,7 +225,7 @@ def test_two_browsers_that_prove_the_same_org_at_once_make_one(local: None) -> N
 
     def adopt(draft: Draft) -> None:
         try:
-            connecting.adopt(draft, organization_id="00D5g0000888888EAA", name="Twice", who="Ada")
+            connecting.promote_draft(draft, organization_id="00D5g0000888888EAA", name="Twice", who="Ada")
         except Exception as exc:
             problems.append(exc)
         finally:
@@ -271,8 +272,10 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
     with org_scope(org.pk):
         connecting.disconnect(org, who="Ada")
     with every_org():
-        assert not subscriber.claim_streams(10)
-        assert relay._find_route(acme.channel.pk, acme.sender.pk).problem == "the org is disconnected"
+        subscriptions.add_missing()
+        assert not subscriptions.claim_streams(10)
+        key = (acme.channel.pk, acme.sender.pk)
+        assert Routes().find([key])[key].problem == "the org is disconnected"
         assert not WebSession.objects.filter(org=org).exists()
         assert Channel.objects.filter(org=org).exists() and org.audit_entries.filter(what="disconnected the org").exists()
     assert tokens.current().value != token.value  # the old one was revoked and forgotten
@@ -283,7 +286,7 @@ def test_disconnecting_stops_everything_keeps_the_history_and_connecting_again_r
         )
     with every_org():
         assert Org.objects.get(pk=org.pk).disconnected_at is None
-        assert len(subscriber.claim_streams(10)) == 1
+        assert len(subscriptions.claim_streams(10)) == 1
 
 
 # channels

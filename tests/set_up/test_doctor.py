@@ -1,7 +1,9 @@
 """What the doctor does besides finding: it mends, it goes on where it cannot look, and it keeps to itself."""
 
 import json
-from datetime import timedelta
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
 from uuid import uuid4
@@ -9,14 +11,16 @@ from uuid import uuid4
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
 from config.celery import app
+from connector.http import ApiClient
 from messaging import tasks
 from tenants import connecting, doctor
-from tenants.doctor import State
+from tenants.doctor import State, report
 from tenants.models import Checkup, InfobipAccount, Role
 from tenants.onboarding import SetupProblem
 from tenants.tenancy import every_org, org_scope
@@ -35,12 +39,12 @@ def fix(company: Company, name: str, about: str = "") -> None:
 
 def notes(company: Company) -> list[str]:
     with every_org():
-        return list(company.org.audit_entries.filter(what="let the doctor mend").values_list("detail", flat=True))
+        return list(company.org.audit_entries.filter(what="let the doctor fix").values_list("detail", flat=True))
 
 
 def test_a_good_org_raises_no_alarm(acme: Company) -> None:
-    findings = acme.examine()
-    assert [title for title, each in findings.items() if each.state is not State.GOOD] == []
+    findings = acme.findings()
+    assert [title for title, each in findings.items() if each.state is not State.OK] == []
     assert len(findings) >= 25
     assert all(each.found and each.expected and each.why and not each.remedy and not each.fix for each in findings.values())
     with every_org():
@@ -109,13 +113,13 @@ def test_where_the_user_may_not_mend_the_admin_is_told(acme: Company, path: str,
     (trouble,) = acme.troubles().values()
     with pytest.raises(SetupProblem) as raised:
         fix(acme, trouble.fix, trouble.about)
-    assert "does not let our integration user do it" in raised.value.problems[""]
+    assert "does not allow the integration user to do this" in raised.value.problems[""]
     assert list(acme.troubles().values()) == [trouble]
     assert notes(acme) == []
 
 
 def test_what_has_gone_meanwhile_is_not_mended(acme: Company) -> None:
-    with pytest.raises(SetupProblem, match="no longer there"):
+    with pytest.raises(SetupProblem, match="no longer exists"):
         fix(acme, "receipts", "an address of before")
 
 
@@ -135,21 +139,21 @@ def test_a_button_that_is_not_there_or_not_ones_own_does_nothing(acme: Company, 
 def test_infobip_being_down_hides_nothing_of_salesforce(acme: Company) -> None:
     acme.keep(acme.account, base_url=DEAD)
     acme.edit("MessagingChannel.IsActive", False)
-    findings = acme.examine()
-    assert findings["WhatsApp is active"].state is State.BAD
+    findings = acme.findings()
+    assert findings["WhatsApp is active"].state is State.FAILED
     unknown = {each.title for each in findings.values() if each.state is State.UNKNOWN}
     assert unknown == {
         f"{title}: main"
         for title in (
-            "API key of Infobip",
-            "Life of Infobip's API key",
-            "Addresses of Infobip's API key",
+            "Infobip API key",
+            "Expiry of the Infobip API key",
+            "Allowed IP addresses of the Infobip API key",
             "Subscription to WhatsApp events",
             "Forwarding of the senders",
-            "State of the senders at WhatsApp",
+            "WhatsApp status of the senders",
         )
     }
-    assert all(findings[title].found.startswith("not looked at: ") for title in unknown)
+    assert all(findings[title].found.startswith("not checked: ") for title in unknown)
 
 
 def test_a_key_that_lists_all_our_addresses_raises_no_alarm(acme: Company, settings: Settings) -> None:
@@ -162,14 +166,14 @@ def test_a_key_that_lists_all_our_addresses_raises_no_alarm(acme: Company, setti
 def test_a_pubsub_api_that_cannot_be_asked_is_not_said_to_refuse(acme: Company, endpoint: str) -> None:
     acme.keep(acme.org.salesforce, pubsub_endpoint=endpoint)
     (trouble,) = acme.troubles().values()
-    assert (trouble.title, trouble.state) == ("Stream of the platform event", State.UNKNOWN)
+    assert (trouble.title, trouble.state) == ("Access to the event stream", State.UNKNOWN)
 
 
 def test_an_account_that_does_not_answer_hides_no_other_account(acme: Company) -> None:
     with every_org():
         InfobipAccount.objects.create(org=acme.org, name="a dead one", base_url=DEAD, api_key="k", webhook_secret="s")
-    findings = acme.examine()
-    assert findings["Subscription of main"].state is State.GOOD
+    findings = acme.findings()
+    assert findings["Subscription of main"].state is State.OK
     assert findings["Subscription to WhatsApp events: a dead one"].state is State.UNKNOWN
 
 
@@ -182,15 +186,15 @@ def test_salesforce_not_letting_us_in_hides_nothing_of_infobip(acme: Company, wh
             "POST", "/faults", {"where": "login", "what": "status", "status": 503, "org": acme.org.salesforce_id}
         )
     spoil_subscription(acme)
-    findings = acme.examine()
-    assert findings["Login to Salesforce"].state is State.BAD
-    assert findings["Subscription of main"].state is State.BAD
+    findings = acme.findings()
+    assert findings["Login to Salesforce"].state is State.FAILED
+    assert findings["Subscription of main"].state is State.FAILED
     assert findings["Routing flow"].state is State.UNKNOWN
-    assert findings["Routing flow"].found.startswith("not looked at: ")
+    assert findings["Routing flow"].found.startswith("not checked: ")
 
 
 def test_a_mistake_in_one_check_hides_no_other(acme: Company, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(facts: doctor.Facts) -> list[doctor.Finding]:
+    def fail(org: doctor.OrgSnapshot) -> list[doctor.Finding]:
         raise KeyError("Id")
 
     monkeypatch.setitem(doctor.checks, "Routing flow", fail)
@@ -198,45 +202,122 @@ def test_a_mistake_in_one_check_hides_no_other(acme: Company, monkeypatch: pytes
     assert (trouble.title, trouble.state) == ("Routing flow", State.UNKNOWN)
 
 
-def test_once_a_day_is_enough_and_one_failure_costs_no_other(
+def checked_at(company: Company) -> datetime | None:
+    with every_org():
+        return Checkup.objects.filter(org=company.org).values_list("at", flat=True).first()
+
+
+def set_checked(company: Company, hours: int) -> datetime:
+    at = timezone.now() - timedelta(hours=hours)
+    with every_org():
+        Checkup.objects.update_or_create(org=company.org, defaults={"at": at, "findings": []})
+    return at
+
+
+threads_see_rows = pytest.mark.django_db(transaction=True)
+
+
+@threads_see_rows
+def test_once_a_day_is_enough_and_an_org_that_is_disconnected_is_left_alone(acme: Company, rival: Company) -> None:
+    assert doctor.run_due_checks() == 2  # neither ever was
+    assert checked_at(acme) and checked_at(rival)
+    recent, old = set_checked(acme, 23), set_checked(rival, 25)
+    assert doctor.run_due_checks() == 1
+    assert checked_at(acme) == recent and checked_at(rival) != old
+    old = set_checked(rival, 25)
+    acme.keep(rival.org, disconnected_at=timezone.now())
+    assert doctor.run_due_checks() == 0
+    assert checked_at(rival) == old
+
+
+@threads_see_rows
+def test_an_org_whose_credentials_cannot_be_read_costs_no_other(acme: Company, rival: Company) -> None:
+    with every_org(), connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_salesforceconnection SET private_key = 'x' WHERE org_id = %s", [acme.org.pk])
+    assert doctor.run_due_checks() == 2
+    with every_org():
+        failed = {
+            company.org.pk: [
+                each["title"] for each in Checkup.objects.get(org=company.org).findings if each["state"] == "failed"
+            ]
+            for company in (acme, rival)
+        }
+    assert failed == {acme.org.pk: ["Stored credentials"], rival.org.pk: []}
+
+
+@threads_see_rows
+def test_a_run_that_raises_costs_no_other(acme: Company, rival: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_rows = doctor.OrgSnapshot.read_rows
+
+    def read(snapshot: doctor.OrgSnapshot) -> None:
+        if snapshot.org == acme.org:
+            raise RuntimeError("whatever is wrong")
+        read_rows(snapshot)
+
+    monkeypatch.setattr(doctor.OrgSnapshot, "read_rows", read)
+    assert doctor.run_due_checks() == 2
+    assert checked_at(acme) is None and checked_at(rival) is not None
+
+
+@threads_see_rows
+def test_an_org_that_does_not_answer_holds_up_no_other_and_not_for_long(
     acme: Company, rival: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    monkeypatch.setattr(report, "LONGEST_SECONDS", 8.0)
 
-    def examine(org: Any) -> list[doctor.Finding]:
-        seen.append(org.pk)
-        if org.pk == acme.org.pk:
-            raise RuntimeError("whatever is wrong")
-        return real(org)
+    def run_and_let_go() -> None:
+        try:
+            doctor.run_due_checks()
+        finally:
+            connection.close()
 
-    real = doctor.examine
-    monkeypatch.setattr(doctor, "examine", examine)
-    assert doctor.examine_due() == 2  # neither was ever examined
-    assert sorted(seen) == sorted([acme.org.pk, rival.org.pk])
-    seen.clear()
-    assert doctor.examine_due() == 1
-    assert seen == [acme.org.pk]
+    slow = {"where": "login", "what": "timeout_before", "seconds": 30, "org": acme.org.salesforce_id}
+    acme.far_side.control("POST", "/faults", slow)
+    with ThreadPoolExecutor(1) as thread:
+        begun = time.monotonic()
+        running = thread.submit(run_and_let_go)
+        while checked_at(rival) is None:
+            assert time.monotonic() - begun < 7, "the neighbour waits"
+            time.sleep(0.05)
+        assert not running.done()
+        running.result()
+    assert time.monotonic() - begun < 14
     with every_org():
-        Checkup.objects.filter(org=rival.org).update(at=timezone.now() - timedelta(hours=25))
-        Checkup.objects.create(org=acme.org, at=timezone.now() - timedelta(hours=23))
-    seen.clear()
-    doctor.examine_due()
-    assert seen == [rival.org.pk]
-    acme.keep(rival.org, disconnected_at=timezone.now())
-    with every_org():
-        Checkup.objects.all().delete()
-    seen.clear()
-    doctor.examine_due()
-    assert seen == [acme.org.pk]
+        kept = {each["title"]: each for each in Checkup.objects.get(org=acme.org).findings}
+    assert kept["Login to Salesforce"]["state"] == "failed" and kept["Routing flow"]["state"] == "unknown"
 
 
+def test_no_connection_to_the_database_is_held_while_a_platform_is_asked(
+    acme: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers' few connections are those of the lanes, too."""
+    asked: list[int] = []
+    real = ApiClient.request
+
+    def request(self: ApiClient, *args: Any, **kwargs: Any) -> Any:
+        asked.append(len(statements))
+        return real(self, *args, **kwargs)
+
+    def note(execute: Any, sql: str, *rest: Any) -> Any:
+        statements.append(sql)
+        return execute(sql, *rest)
+
+    statements: list[str] = []
+    monkeypatch.setattr(ApiClient, "request", request)
+    given: list[int] = []
+    with connection.execute_wrapper(note):
+        doctor.run_checks(acme.org, between=lambda: given.append(len(statements)))
+    assert asked and set(asked) <= set(given), "a statement ran after the connection was given back, and then a call"
+
+
+@threads_see_rows
 def test_beat_lets_the_doctor_look(acme: Company) -> None:
     acme.edit("MessagingChannel.IsActive", False)
-    tasks.examine_orgs()
+    tasks.run_doctor()
     with every_org():
         kept = Checkup.objects.get(org=acme.org)
-    assert [each["title"] for each in kept.findings if each["state"] == "bad"] == ["WhatsApp is active"]
-    assert tasks.examine_orgs.name in {each["task"] for each in app.conf.beat_schedule.values()}
+    assert [each["title"] for each in kept.findings if each["state"] == "failed"] == ["WhatsApp is active"]
+    assert tasks.run_doctor.name in {each["task"] for each in app.conf.beat_schedule.values()}
 
 
 # what is shown of it
@@ -252,13 +333,13 @@ def page_of_doctor(company: Company, client: Client, **fields: str) -> str:
 def test_the_page_says_that_all_is_well_or_what_is_not_and_how_to_mend_it(acme: Company) -> None:
     ada = signed_in(acme.org)
     page = page_of_doctor(acme, ada)
-    assert "checks are well." in page and "Fix it" not in page and 'class="dot bad"' not in page
+    assert "checks passed." in page and "Fix it" not in page and 'class="dot bad"' not in page
     acme.edit("MessagingChannel.IsActive", False)
     spoil_subscription(acme)
     page = page_of_doctor(acme, ada)
     assert page.count('class="dot bad"') == 2
-    assert "WhatsApp is active</strong>: not active" in page and "Open in Setup" in page
-    assert page.index("WhatsApp is active") < page.index("checks are well")
+    assert "Failed: </span><strong>WhatsApp is active</strong>: not active" in page and "Open in Setup" in page
+    assert page.index("WhatsApp is active") < page.index("checks passed")
     assert page.count("Fix it") == 1
 
 
@@ -275,7 +356,7 @@ def test_the_pages_button_mends_and_the_page_shows_what_is_left(acme: Company, r
 def test_the_page_says_why_something_could_not_be_mended(acme: Company) -> None:
     acme.edit("CustomMsgChannel", None)
     page = page_of_doctor(acme, signed_in(acme.org), fix="join", about=acme.channel.channel_address_identifier)
-    assert "does not let our integration user do it" in alerts(page)[""] and "Fix it" in page
+    assert "does not allow the integration user to do this" in alerts(page)[""] and "Fix it" in page
 
 
 def test_the_page_is_for_administrators(acme: Company) -> None:
@@ -290,33 +371,33 @@ def test_the_page_is_for_administrators(acme: Company) -> None:
 def test_operators_see_what_was_found_and_let_the_doctor_look_again(acme: Company) -> None:
     acme.edit("MessagingChannel.IsActive", False)
     acme.edit("GroupMember", None)
-    acme.examine()
+    acme.findings()
     operator = Client()
     operator.force_login(User.objects.create_superuser("operator"))
     with every_org():
         checkup = Checkup.objects.get(org=acme.org)
     listed = operator.get("/admin/tenants/checkup/").content.decode()
-    assert "Acme" in listed and '<td class="field-bad">1</td><td class="field-warnings">1</td>' in listed
+    assert "Acme" in listed and '<td class="field-failed">1</td><td class="field-warnings">1</td>' in listed
     report = operator.get(f"/admin/tenants/checkup/{checkup.pk}/change/").content.decode()
-    assert "<td>bad</td><td>WhatsApp is active</td><td>not active</td>" in report
-    assert report.index("WhatsApp is active") < report.index("<td>good</td>")
+    assert "<b>failed</b> WhatsApp is active: not active<br>Open the channel" in report
+    assert report.index("WhatsApp is active") < report.index("<b>ok</b>")
     acme.edit("MessagingChannel.IsActive", True)
-    again = {"action": "examine_again", "_selected_action": str(checkup.pk)}
+    again = {"action": "run_checks_again", "_selected_action": str(checkup.pk)}
     assert operator.post("/admin/tenants/checkup/", again, follow=True).status_code == 200
     with every_org():
         checkup.refresh_from_db()
-    assert [each["title"] for each in checkup.findings if each["state"] != "good"] == ["Members of the queue"]
+    assert [each["title"] for each in checkup.findings if each["state"] != "ok"] == ["Members of the queue"]
 
 
 def test_the_command_says_what_is_wrong_and_ends_accordingly(acme: Company, rival: Company) -> None:
     out = StringIO()
     call_command("doctor", acme.document["org"]["orgId"][:15], stdout=out)
-    assert "Acme (" in out.getvalue() and "Rival" not in out.getvalue() and "BAD" not in out.getvalue()
+    assert "Acme (" in out.getvalue() and "Rival" not in out.getvalue() and "FAILED" not in out.getvalue()
     acme.edit("MessagingChannel.IsActive", False)
     out = StringIO()
     with pytest.raises(CommandError, match="1 check"):
         call_command("doctor", stdout=out)
-    assert "BAD      WhatsApp is active: not active" in out.getvalue()
+    assert "FAILED   WhatsApp is active: not active" in out.getvalue()
     assert "Open the channel in Messaging Settings" in out.getvalue()
     assert "Rival (" in out.getvalue()
     for unknown in ("00D5g0000999999EAA", "00D", ""):
@@ -330,10 +411,10 @@ def test_no_secret_and_nothing_of_another_org_is_said(acme: Company, rival: Comp
     acme.edit("ExternalClientApp.Certificate", None)
     acme.at_infobip(enabled=False)
     said = json.dumps(
-        [each.found + each.expected + each.why + each.remedy + each.title for each in acme.examine().values()]
+        [each.found + each.expected + each.why + each.remedy + each.title for each in acme.findings().values()]
     )
     acme.at_infobip(enabled=True)
-    said += json.dumps([str(each) for each in acme.examine().values()])
+    said += json.dumps([str(each) for each in acme.findings().values()])
     with every_org():
         acme.account.refresh_from_db()
         kept = json.dumps(Checkup.objects.get(org=acme.org).findings)

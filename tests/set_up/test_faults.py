@@ -8,15 +8,27 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Side
+from messaging.models import (
+    Circuit,
+    Conversation,
+    Direction,
+    EventSubscription,
+    Handover,
+    Lane,
+    Message,
+    Session,
+    Upstream,
+)
 from sandbox import rest
-from tenants import broker, connecting, doctor
+from tenants import cache, connecting, doctor
 from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
+from tests.tenants.test_encryption import spoil
 
 Patch = pytest.MonkeyPatch
 EVENT = {
@@ -32,7 +44,7 @@ class Fault:
 
     plant: Callable[[Company, Patch], object]
     titles: tuple[str, ...]
-    state: State = State.BAD
+    state: State = State.FAILED
     hides: bool = False  # other checks cannot look then
     says: str = ""
 
@@ -53,6 +65,14 @@ def let_certificate_end(company: Company, patch: Patch) -> None:
     patch.setattr(connecting, "CERTIFICATE_LIFE", timedelta(days=10))
     way = company.org.salesforce
     company.keep(way, certificate=connecting.certificate_for(way.private_key))
+
+
+def lose_private_key(company: Company, patch: Patch) -> None:
+    spoil(company.org.salesforce, "private_key")
+
+
+def lose_webhook_secret(company: Company, patch: Patch) -> None:
+    spoil(company.account, "webhook_secret")
 
 
 def be_an_old_org(company: Company, patch: Patch) -> None:
@@ -128,7 +148,7 @@ def put_chatbot_first(company: Company, patch: Patch) -> None:
 
 
 def refuse_webhooks(company: Company, patch: Patch) -> None:
-    broker.count_refusal(company.account.pk, "bad signature")
+    cache.count_refusal(company.account.pk, "bad signature")
 
 
 def change_secret(company: Company, patch: Patch) -> None:
@@ -163,12 +183,29 @@ def forget_stream(company: Company, patch: Patch) -> None:
 
 def open_circuit(company: Company, patch: Patch) -> None:
     with every_org():
-        Circuit.objects.create(org=company.org, side=Side.INFOBIP, opened_at=timezone.now())
+        Circuit.objects.create(org=company.org, upstream=Upstream.INFOBIP, endpoint_id=1, opened_at=timezone.now())
+
+
+def lose_key(company: Company, patch: Patch) -> None:
+    with every_org(), connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_salesforceconnection SET private_key = 'x' WHERE org_id = %s", [company.org.pk])
+
+
+def fail_to_ask(company: Company, patch: Patch) -> None:
+    with every_org():
+        conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234567")
+        Session.objects.create(
+            org=company.org,
+            conversation=conversation,
+            salesforce_id="0Mw5g000000AbCdCAK",
+            opened_at=timezone.now(),
+            problem="Salesforce does not tell",
+        )
 
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
     company.keep(company.channel, welcome_message="Hang tight.", closing_message="Goodbye.")
-    broker.note_automatic(company.channel.pk)
+    cache.note_automatic(company.channel.pk)
 
 
 def be_refused_history(company: Company, patch: Patch) -> None:
@@ -199,7 +236,7 @@ def let_message_wait(company: Company, patch: Patch) -> None:
     at = timezone.now() - timedelta(hours=1)
     with every_org():
         conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234567")
-        lane = Lane.objects.create(org=company.org, conversation=conversation, direction=Direction.INBOUND)
+        lane = Lane.objects.create(org=company.org, conversation=conversation, direction=Direction.INBOUND, due_at=at)
         Message.objects.create(
             org=company.org,
             lane=lane,
@@ -221,32 +258,35 @@ FORWARDED = ("Forwarding of +{number}",)
 SUBSCRIPTION = ("Subscription of main",)
 # by the title of the check: what can be wrong with it
 FAULTS: dict[str, list[Fault]] = {
+    "Stored credentials": [Fault(lose_key, ("Stored credentials",), hides=True, says="private key")],
     "Login to Salesforce": [
         Fault(
             edit("ExternalClientApp.ConsumerKey", "3MVG9other"), ("Login to Salesforce",), hides=True, says="consumer key"
         ),
         Fault(edit("User.IsActive", False), ("Login to Salesforce",), hides=True),
     ],
-    "The org is the one that was connected": [Fault(rename_org, ("The org is the one that was connected",))],
-    "Scopes of the app": [
+    "Org ID": [Fault(rename_org, ("Org ID",))],
+    "OAuth scopes of the external client app": [
         Fault(
             edit("ExternalClientApp.Scopes", ["api", "refresh_token", "openid", "id"]),
-            ("Scopes of the app",),
+            ("OAuth scopes of the external client app",),
             says="interaction_api",
         )
     ],
-    "Address of the messaging service": [
+    "SCRT URL": [
         Fault(
             lambda company, patch: company.keep(company.org.salesforce, scrt_url="https://other.my.salesforce-scrt.com"),
-            ("Address of the messaging service",),
+            ("SCRT URL",),
             WARNING,
         )
     ],
-    "Our certificate": [Fault(let_certificate_end, ("Our certificate",), WARNING, says="9 days")],
-    "API version": [Fault(be_an_old_org, ("API version",), hides=True, says="64.0")],
-    "API calls left today": [Fault(edit("limits.DailyApiRequests.Remaining", 5_000), ("API calls left today",), WARNING)],
-    "Event deliveries left today": [
-        Fault(edit("limits.DailyDeliveredPlatformEvents.Remaining", 0), ("Event deliveries left today",), WARNING)
+    "Certificate": [Fault(let_certificate_end, ("Certificate",), WARNING, says="9 days")],
+    "Salesforce API version": [Fault(be_an_old_org, ("Salesforce API version",), hides=True, says="64.0")],
+    "API requests left today": [
+        Fault(edit("limits.DailyApiRequests.Remaining", 5_000), ("API requests left today",), WARNING)
+    ],
+    "Platform event deliveries left today": [
+        Fault(edit("limits.DailyDeliveredPlatformEvents.Remaining", 0), ("Platform event deliveries left today",), WARNING)
     ],
     "Platform event": [
         Fault(
@@ -254,15 +294,19 @@ FAULTS: dict[str, list[Fault]] = {
             ("Platform event Infobip_Event__e",),
             says="Payload__c",
         ),
-        Fault(edit("EntityDefinition", None), ("Platform event Infobip_Event__e", "*Infobip_Event__e"), says="not there"),
+        Fault(edit("EntityDefinition", None), ("Platform event Infobip_Event__e", "*Infobip_Event__e"), says="not found"),
     ],
-    "Stream of the platform event": [
+    "Access to the event stream": [
         Fault(
             edit("ObjectPermissions[PermissionSet.Name=Infobip_Connector]", None),
-            ("Stream of Infobip_Event__e", "*Infobip_Event__e"),
+            ("Access to the stream of Infobip_Event__e", "*Infobip_Event__e"),
             says="may not read",
         ),
-        Fault(edit("EntityDefinition", None), ("Stream of Infobip_Event__e", "*Infobip_Event__e"), says="no such stream"),
+        Fault(
+            edit("EntityDefinition", None),
+            ("Access to the stream of Infobip_Event__e", "*Infobip_Event__e"),
+            says="no such stream",
+        ),
     ],
     "Fields of the platform event": [
         Fault(
@@ -271,11 +315,11 @@ FAULTS: dict[str, list[Fault]] = {
             says="256",
         )
     ],
-    "Access of Salesforce's messaging service to the event": [
-        Fault(edit(RIGHTS, None), ("Access of Salesforce's messaging service to Infobip_Event__e",)),
+    "Messaging service access to the platform event": [
+        Fault(edit(RIGHTS, None), ("Messaging service access to Infobip_Event__e",)),
         Fault(
             edit(f"{RIGHTS}.PermissionsCreate", False),
-            ("Access of Salesforce's messaging service to Infobip_Event__e",),
+            ("Messaging service access to Infobip_Event__e",),
             says="create: no",
         ),
     ],
@@ -286,13 +330,13 @@ FAULTS: dict[str, list[Fault]] = {
             says="Infobip WhatsApp",
         )
     ],
-    "Vendor of the channel definition": [
-        Fault(edit("ConversationVendorInfo.VendorType", "BringYourOwnContactCenter"), ("Vendor of Infobip_WhatsApp",))
+    "Vendor type of the channel definition": [
+        Fault(edit("ConversationVendorInfo.VendorType", "BringYourOwnContactCenter"), ("Vendor type of Infobip_WhatsApp",))
     ],
-    "Owners of routing and consent": [
+    "Routing and consent owners": [
         Fault(
             edit("ConversationChannelDefinition.RoutingOwner", "Partner"),
-            ("Owners of routing and consent of Infobip_WhatsApp",),
+            ("Routing and consent owners of Infobip_WhatsApp",),
             says="Partner",
         )
     ],
@@ -301,15 +345,13 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "Messaging channel": [Fault(move_channel, ("Messaging channel WhatsApp",))],
     "Messaging channel is active": [Fault(edit("MessagingChannel.IsActive", False), ("WhatsApp is active",))],
-    "Routing of the channel": [Fault(unroute, ("Routing of WhatsApp",))],
-    "Record that joins channel and definition": [
-        Fault(edit("CustomMsgChannel", None), ("Record that joins WhatsApp and its definition",), WARNING)
+    "Channel routing": [Fault(unroute, ("Routing of WhatsApp",))],
+    "Custom channel record": [Fault(edit("CustomMsgChannel", None), ("Custom channel record of WhatsApp",), WARNING)],
+    "Delivery and read receipts": [
+        Fault(edit("CustomMsgChannel.HasInboundReceipts", False), ("Delivery and read receipts of WhatsApp",), WARNING)
     ],
-    "Delivered and read marks": [
-        Fault(edit("CustomMsgChannel.HasInboundReceipts", False), ("Delivered and read marks of WhatsApp",), WARNING)
-    ],
-    "Texts that are sent twice": [
-        Fault(see_automatic_response, ("Texts of WhatsApp",), WARNING, says="welcome and closing")
+    "Duplicate automatic messages": [
+        Fault(see_automatic_response, ("Automatic messages of WhatsApp",), WARNING, says="welcome and closing")
     ],
     "Conversation history": [Fault(be_refused_history, ("Conversation history of WhatsApp",), WARNING, says="refused")],
     "Queue for sessions": [Fault(edit("QueueSobject", None), ("Queue for sessions",))],
@@ -319,10 +361,10 @@ FAULTS: dict[str, list[Fault]] = {
     "Members of the queue": [Fault(edit("GroupMember", None), ("Members of the queue",), WARNING)],
     "Routing flow": [Fault(edit("FlowDefinitionView.ActiveVersionId", None), ("Routing flow",))],
     "Service Cloud User": [Fault(edit("User.UserPermissionsSupportUser", False), ("Service Cloud User",))],
-    "Licences of the integration user": [
+    "Permission set licenses of the integration user": [
         Fault(
             edit("PermissionSetLicenseAssign[PermissionSetLicense.MasterLabel=Messaging User]", None),
-            ("Licences of the integration user",),
+            ("Permission set licenses of the integration user",),
             says="missing: Messaging User",
         )
     ],
@@ -337,7 +379,7 @@ FAULTS: dict[str, list[Fault]] = {
         )
     ],
     "Infobip account": [Fault(remove_account, ("Infobip account", "Senders of WhatsApp"))],
-    "API key of Infobip": [
+    "Infobip API key": [
         Fault(at_infobip(enabled=False), ("API key of main",), hides=True),
         Fault(
             at_infobip(
@@ -355,15 +397,20 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         Fault(lose_conversations_scope, ("API key of main",), says="conversations:manage"),
     ],
-    "Life of Infobip's API key": [Fault(let_key_end, ("Life of the API key of main",), WARNING, says="4 days")],
-    "Addresses of Infobip's API key": [
-        Fault(forget_address, ("Addresses of the API key of main",), says="203.0.113.7"),
-        Fault(at_infobip(allowedIPs=["127.0.0.1"]), ("Addresses of the API key of main",), WARNING, says="127.0.0.1"),
+    "Expiry of the Infobip API key": [Fault(let_key_end, ("Expiry of the API key of main",), WARNING, says="4 days")],
+    "Allowed IP addresses of the Infobip API key": [
+        Fault(forget_address, ("Allowed IP addresses of the API key of main",), says="203.0.113.7"),
+        Fault(
+            at_infobip(allowedIPs=["127.0.0.1"]),
+            ("Allowed IP addresses of the API key of main",),
+            WARNING,
+            says="127.0.0.1",
+        ),
     ],
     "Subscription to WhatsApp events": [
         Fault(at_infobip(removeSubscriptions=["provisioned"]), SUBSCRIPTION, says="none"),
-        Fault(in_account(post_elsewhere), SUBSCRIPTION, says="elsewhere"),
-        Fault(in_account(unsign), ("Signature of main's events",)),
+        Fault(in_account(post_elsewhere), SUBSCRIPTION, says="another URL"),
+        Fault(in_account(unsign), ("Signature of the events of main",)),
         Fault(in_account(mute_reports), ("Delivery and seen events of main",), WARNING, says="SEEN"),
     ],
     "Senders": [Fault(remove_senders, ("Senders of WhatsApp",))],
@@ -380,20 +427,20 @@ FAULTS: dict[str, list[Fault]] = {
             says="STOP",
         ),
     ],
-    "State of the senders at WhatsApp": [
+    "WhatsApp status of the senders": [
         Fault(
             lambda company, patch: company.at_infobip(numbers={company.sender.number: {"status": "RESTRICTED"}}),
-            ("State of +{number} at WhatsApp",),
+            ("WhatsApp status of +{number}",),
             WARNING,
             says="restricted",
         )
     ],
-    "Chatbot conversations": [Fault(put_chatbot_first, ("Chatbot conversations of main",), WARNING)],
-    "Hand-over of chatbots": [Fault(lose_token, ("Hand-over token of main",))],
-    "Webhooks that were refused": [
-        Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")
+    "Subscription to chatbot conversations": [
+        Fault(put_chatbot_first, ("Subscription to chatbot conversations of main",), WARNING)
     ],
-    "Webhook secret in use": [Fault(change_secret, ("Webhook secret of main",), WARNING)],
+    "Hand-over token": [Fault(lose_token, ("Hand-over token of main",))],
+    "Refused webhooks": [Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")],
+    "Webhook secret": [Fault(change_secret, ("Webhook secret of main",), WARNING)],
     "Event stream": [
         Fault(stop_stream(problem="the login is refused"), ("Event stream /event/Infobip_Event__e",)),
         Fault(
@@ -403,9 +450,10 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         Fault(forget_stream, ("Event stream",), WARNING),
     ],
-    "Ways to the far sides": [Fault(open_circuit, ("Way to Infobip",))],
+    "Connections": [Fault(open_circuit, ("Connection to Infobip",))],
     "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
-    "Messages that wait": [Fault(let_message_wait, ("Messages that wait",), WARNING)],
+    "Sessions": [Fault(fail_to_ask, ("Sessions",), WARNING, says="does not tell")],
+    "Waiting messages": [Fault(let_message_wait, ("Waiting messages",), WARNING)],
 }
 
 
@@ -445,7 +493,7 @@ def test_who_has_a_chatbot_first_with_all_that_it_needs_is_not_warned(acme: Comp
     ids=["not sent on", "no texts"],
 )
 def test_automatic_responses_alone_are_no_fault(acme: Company, values: dict[str, Any]) -> None:
-    broker.note_automatic(acme.channel.pk)
+    cache.note_automatic(acme.channel.pk)
     acme.keep(acme.channel, **values)
     assert acme.troubles() == {}
 

@@ -1,4 +1,4 @@
-"""Installing in an empty org, step by step, against the sandbox: all of it, once, with a token that is given back."""
+"""Installing in an empty org, step by step, against the sandbox: all of it, once, with a token that is revoked."""
 
 import itertools
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from sandbox.stack import empty_document
-from tenants import connecting, installation, sign_in
+from devstack.documents import empty_document
+from messaging import retention
+from tenants import connecting, installation
 from tenants.models import Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.tenancy import every_org
 from tests.set_up.conftest import FarSide
@@ -194,9 +195,9 @@ def test_the_token_is_never_kept_in_clear(fresh: Fresh) -> None:
 def test_a_token_that_was_left_is_given_back_after_fifteen_minutes(fresh: Fresh) -> None:
     token = fresh.token()
     run = installation.advance(fresh.begin(token=token))
-    assert installation.give_back_old_tokens() == 0
+    assert installation.revoke_leftover_tokens() == 0
     Installation.objects.filter(pk=run.pk).update(created_at=timezone.now() - timedelta(minutes=16))
-    assert installation.give_back_old_tokens() == 1
+    assert installation.revoke_leftover_tokens() == 1
     assert fresh.is_dead(token)
     run = installation.advance(run)
     assert run.state == Installation.State.FAILED and "fifteen minutes" in fresh.problems(run)
@@ -206,10 +207,12 @@ def test_the_token_of_a_sign_in_that_nobody_ended_is_given_back_too(fresh: Fresh
     token = fresh.token()
     PendingSignIn.objects.create(org=fresh.org, for_install=True, frame_hash="x", token=token)
     PendingSignIn.objects.update(created_at=timezone.now() - timedelta(minutes=16))
-    sign_in.begin(org=fresh.org)  # which forgets old ones that hold no token
-    installation.give_back_old_tokens()
-    assert fresh.is_dead(token)
+    retention.purge()  # which leaves alone what holds a token
     assert PendingSignIn.objects.count() == 1
+    installation.revoke_leftover_tokens()
+    assert fresh.is_dead(token)
+    retention.purge()
+    assert PendingSignIn.objects.count() == 0
 
 
 def test_who_comes_back_in_time_goes_on_where_salesforce_is(fresh: Fresh) -> None:

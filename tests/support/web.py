@@ -21,7 +21,9 @@ from django.conf import settings
 from django.db import connection
 
 from benchmarks.processes import cpu_seconds, family, memory_mib
-from sandbox.stack import HOST, ROOT, free_port, procfile
+from devstack.ports import HOST, free_port
+from devstack.stack import procfile
+from devstack.version import ROOT
 from tests.conftest import World
 
 START_SECONDS = 30.0

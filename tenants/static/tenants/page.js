@@ -12,10 +12,16 @@
     if (token) event.detail.headers.Authorization = `Bearer ${token}`;
   });
 
-  // A refusal is a page as well: it is shown where the answer would have been.
+  // The way back asks the server, since pages with secrets are kept nowhere; htmx tells of that request in its own manner.
+  document.addEventListener("htmx:historyCacheMiss", (event) => {
+    if (token) event.detail.xhr.setRequestHeader("Authorization", `Bearer ${token}`);
+  });
+  document.addEventListener("htmx:historyCacheMissLoadError", () => window.location.reload());
+
+  // A refusal is a page as well: it is shown where the answer would have been. A 5xx may be a router's, with a page of its own.
   document.addEventListener("htmx:beforeSwap", (event) => {
-    const status = event.detail.xhr.status;
-    if (status >= 400 && status < 500) {
+    const { status, responseText } = event.detail.xhr;
+    if (status >= 400 && (status < 500 || responseText.includes('id="main"'))) {
       event.detail.shouldSwap = true;
       event.detail.isError = false;
     }
@@ -23,7 +29,11 @@
 
   document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
   document.addEventListener("htmx:responseError", (event) => {
-    if (event.detail.xhr.status >= 500) say("Something went wrong on our side. Try again in a moment.");
+    const { status, responseText } = event.detail.xhr;
+    // who is told to wait keeps what is filled in
+    const busy = new DOMParser().parseFromString(responseText, "text/html").getElementById("busy");
+    if (busy && event.detail.elt.id === "panel") return; // it asks again by itself
+    if (status >= 500) say(busy?.textContent ?? "Something went wrong on our side. Try again in a moment.");
   });
 
   function say(words) {
@@ -65,7 +75,8 @@
     const answer = await post(pending.finish, { id: pending.id, secret: pending.secret, code });
     const body = await answer.json().catch(() => ({}));
     if (!answer.ok) {
-      say(body.error || "The sign-in did not succeed. Begin again.");
+      const busy = answer.status === 503 && "The connector is busy. Type the code that the window shows, and try again.";
+      say(body.error || busy || "The sign-in did not succeed. Begin again.");
       return;
     }
     const next = pending.wanted || body.next; // the page that was asked for, where it was one

@@ -1,0 +1,284 @@
+"""Takes in what came, many orgs at a time: what the door appended to the inbox, and what streams brought.
+
+If a batch raises, it is taken again org by org, then arrival by arrival with savepoints; what raises alone is set aside:
+kept in the ledger with the reason, visible and counted, and never tried again by itself.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import structlog
+from django.db import connection, transaction
+from django.utils import timezone
+
+from connector.events import UnexpectedPayload, clean
+from connector.infobip import webhooks
+from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
+from messaging.ingest import ingest
+from messaging.ledger import Arrival, keep_new, kind_of
+from messaging.query import query
+from tenants.database import facts_of, is_rows_fault
+
+log = structlog.get_logger(__name__)
+
+INGEST_LOCK = 0x1A6E57  # one process at a time, so that no later arrival overtakes an earlier one
+ROWS_OF_ORG = 200
+ROWS_AT_ONCE = 2_000
+BYTES_OF_ORG = 2 << 20  # a larger body comes alone
+BYTES_AT_ONCE = 8 << 20
+
+
+class Turn(NamedTuple):
+    """What a look into the inbox led to."""
+
+    taken: int = 0  # rows
+    work: bool = False  # lanes have something to do
+    more: bool = False  # there may be more to take
+
+
+def take_inbox() -> Turn:
+    """Ingest what the door appended, each org's oldest first.
+
+    :raises django.db.Error: if the database is in trouble; then nothing is lost, and it is to be tried again
+    """
+    try:
+        return _take_inbox(_ingest_all)
+    except Exception as exc:
+        if not is_rows_fault(exc):
+            raise
+        log.warning("the inbox is taken row by row", **facts_of(exc))
+    return _take_inbox(_ingest_carefully)
+
+
+def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
+    with transaction.atomic():
+        if not query("SELECT pg_try_advisory_xact_lock(%s)", [INGEST_LOCK])[0][0]:
+            return Turn()
+        rows = _read_inbox()
+        if not rows:
+            return Turn()
+        arrivals = [arrival for row in rows for arrival in _arrivals_of_webhook(*row[1:])]
+        work = ingested(arrivals)
+        query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [[row[0] for row in rows]])
+    return Turn(len(rows), work, more=True)
+
+
+def _read_inbox() -> list[tuple[int, int, int, bytes, datetime]]:
+    """Read a share of each org, in turns, bounded in rows and bytes: a flood, or a giant, is one org's own."""
+    return query(
+        """WITH RECURSIVE org (id) AS (
+               (SELECT org_id FROM messaging_inbox ORDER BY org_id LIMIT 1)
+               UNION ALL
+               SELECT (SELECT org_id FROM messaging_inbox WHERE org_id > org.id ORDER BY org_id LIMIT 1)
+               FROM org WHERE org.id IS NOT NULL),
+           share AS (
+               SELECT row.*, sum(row.size) OVER (ORDER BY row.turn, row.id) AS bytes,
+                   row_number() OVER (ORDER BY row.turn, row.id) AS n
+               FROM org CROSS JOIN LATERAL (
+                   SELECT id, octet_length(body) AS size, row_number() OVER (ORDER BY id) AS turn,
+                       sum(octet_length(body)) OVER (ORDER BY id) AS bytes_of_org
+                   FROM (SELECT id, body FROM messaging_inbox WHERE org_id = org.id ORDER BY id LIMIT %s) AS oldest) AS row
+               WHERE org.id IS NOT NULL AND (row.turn = 1 OR row.bytes_of_org <= %s))
+           SELECT inbox.id, inbox.org_id, inbox.account_id, inbox.body, inbox.received_at
+           FROM share CROSS JOIN LATERAL (
+               SELECT * FROM messaging_inbox WHERE id = share.id LIMIT 1) AS inbox
+           WHERE share.n = 1 OR (share.n <= %s AND share.bytes <= %s)
+           ORDER BY inbox.id""",
+        [ROWS_OF_ORG, BYTES_OF_ORG, ROWS_AT_ONCE, BYTES_AT_ONCE],
+    )
+
+
+def _arrivals_of_webhook(org_id: int, account_id: int, body: bytes, received_at: datetime) -> Iterable[Arrival]:
+    """Read a webhook into its results; one that cannot be read at all is one arrival without effect."""
+    body = bytes(body)
+    try:
+        results = webhooks.results_of(json.loads(body))
+    except (ValueError, RecursionError):
+        yield _unreadable(org_id, account_id, None, body, received_at, "not JSON")
+        return
+    for result in results:
+        try:
+            yield _arrival_of_result(org_id, account_id, result, received_at)
+        except Exception as exc:  # a shape that the reader did not foresee costs that result alone
+            raw = json.dumps(result).encode()
+            yield _unreadable(org_id, account_id, None, raw, received_at, f"unforeseen: {type(exc).__name__}")
+
+
+def _arrival_of_result(org_id: int, account_id: int, result: object, received_at: datetime) -> Arrival:
+    # ASCII escapes keep what PostgreSQL's text cannot hold, such as lone surrogates
+    arrival = Arrival(
+        org_id, account_id, None, webhooks.key_of(result), json.dumps(result).encode(), received_at=received_at
+    )
+    return _with_event(arrival, lambda: webhooks.parse_result(result, received_at=received_at))
+
+
+def _with_event(arrival: Arrival, parse: Callable[[], object]) -> Arrival:
+    try:
+        arrival.event = parse()  # type: ignore[assignment]
+    except UnexpectedPayload as exc:
+        arrival.kind, arrival.problem = "unreadable", clean(str(exc))[:300]
+    else:
+        arrival.kind = kind_of(arrival.event)  # type: ignore[arg-type]
+    return arrival
+
+
+def _unreadable(
+    org_id: int, account_id: int | None, subscription_id: int | None, body: bytes, received_at: datetime, problem: str
+) -> Arrival:
+    key = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    return Arrival(
+        org_id, account_id, subscription_id, key, body, received_at=received_at, kind="unreadable", problem=problem
+    )
+
+
+def _ingest_all(arrivals: Sequence[Arrival]) -> bool:
+    return ingest(arrivals)
+
+
+def _ingest_carefully(arrivals: Sequence[Arrival]) -> bool:
+    """Ingest org by org, and what raises there arrival by arrival; set aside what raises alone."""
+    by_org: dict[int, list[Arrival]] = defaultdict(list)
+    for arrival in arrivals:
+        by_org[arrival.org_id].append(arrival)
+    work = False
+    for of_org in by_org.values():
+        effect, problem = _saved(of_org)
+        if problem:
+            for arrival in of_org:
+                one, problem = _saved([arrival])
+                effect = effect or one
+                if problem:
+                    _set_aside(arrival, problem)
+        work = work or effect
+    return work
+
+
+def _saved(arrivals: Sequence[Arrival]) -> tuple[bool, str]:
+    """Ingest in a savepoint: whether there is something to do now, and what keeps it from being written."""
+    before = [arrival.problem for arrival in arrivals]
+    try:
+        with transaction.atomic():
+            return ingest(arrivals), ""
+    except Exception as exc:
+        if not is_rows_fault(exc):
+            raise
+        for arrival, problem in zip(arrivals, before, strict=True):
+            arrival.problem = problem
+        return False, f"it cannot be taken in: {type(exc.__cause__ or exc).__name__}"
+
+
+def _set_aside(arrival: Arrival, problem: str) -> None:
+    """Keep an arrival that raises, without an effect."""
+    aside = _unreadable(
+        arrival.org_id,
+        arrival.account_id,
+        arrival.subscription_id,
+        arrival.body,
+        arrival.received_at,
+        problem,
+    )
+    try:
+        with transaction.atomic():
+            keep_new([aside])
+    except Exception as exc:
+        if not is_rows_fault(exc) or arrival.subscription_id is not None:  # a stream waits, visibly, and loses nothing
+            raise
+        # its account is gone: there is nobody left to show it to
+        log.error("arrival dropped: its account is gone", org=arrival.org_id, **facts_of(exc))
+        return
+    log.error("arrival set aside", org=arrival.org_id, event_id=aside.id, problem=aside.problem)
+
+
+# what streams brought
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBatch:
+    """What one stream brought since its position was last saved."""
+
+    org_id: int
+    subscription_id: int
+    lease_id: UUID
+    since: datetime
+    topic: Topic
+    events: list[PlatformEvent]
+    replay_id: bytes
+
+
+def receive_stream_batches(batches: Sequence[StreamBatch]) -> tuple[set[int], bool]:
+    """Write down what streams brought and move their positions, in one transaction.
+
+    A position moves only under the lease of the stream that brought the events: a process that lost it saves nothing.
+
+    :return: the subscriptions whose batch is saved, and whether there is something to do now
+    :raises django.db.Error: if the database is in trouble; then nothing is saved
+    """
+    try:
+        with transaction.atomic():
+            return _receive(batches, _ingest_all)
+    except Exception as exc:
+        if not is_rows_fault(exc):
+            raise
+        log.warning("stream events are taken in one by one", **facts_of(exc))
+    saved: set[int] = set()
+    work = False
+    for batch in batches:
+        with transaction.atomic():
+            one, effect = _receive([batch], _ingest_carefully)
+        saved, work = saved | one, work or effect
+    return saved, work
+
+
+def _receive(batches: Sequence[StreamBatch], ingested: Callable[[Sequence[Arrival]], bool]) -> tuple[set[int], bool]:
+    mine = _move_positions(batches)
+    now = timezone.now()
+    arrivals = [
+        _arrival_of_event(batch, event, now)
+        for batch in batches
+        if batch.subscription_id in mine
+        for event in batch.events
+        # reading starts at the earliest event of the bus, and what was published before we subscribed is not for us
+        if (at := created_at(event)) is None or at >= batch.since
+    ]
+    return mine, ingested(arrivals) if arrivals else False
+
+
+def _move_positions(batches: Sequence[StreamBatch]) -> set[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM messaging_eventsubscription WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE",
+            [sorted(batch.subscription_id for batch in batches)],
+        )
+        cursor.execute(
+            """UPDATE messaging_eventsubscription stream SET replay_id = batch.replay_id,
+                   last_answer_at = clock_timestamp(), failures = 0, problem = ''
+               FROM unnest(%s::bigint[], %s::bigint[], %s::uuid[], %s::bytea[]) AS batch (id, org_id, lease_id, replay_id)
+               WHERE stream.id = batch.id AND stream.org_id = batch.org_id AND stream.lease_id = batch.lease_id
+                 AND stream.id = ANY(%s)
+               RETURNING stream.id""",
+            [
+                [batch.subscription_id for batch in batches],
+                [batch.org_id for batch in batches],
+                [batch.lease_id for batch in batches],
+                [batch.replay_id for batch in batches],
+                [batch.subscription_id for batch in batches],
+            ],
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def _arrival_of_event(batch: StreamBatch, event: PlatformEvent, received_at: datetime) -> Arrival:
+    body = event.payload if event.record is None else json.dumps(event.record, default=str).encode()
+    key = f"event:{event.id}"[:300]
+    arrival = Arrival(batch.org_id, None, batch.subscription_id, key, body, received_at=received_at)
+    try:
+        return _with_event(arrival, lambda: parse_event(event, batch.topic))
+    except Exception as exc:  # a shape that the reader did not foresee costs that event alone
+        arrival.kind, arrival.problem = "unreadable", f"unforeseen: {type(exc).__name__}"
+        return arrival

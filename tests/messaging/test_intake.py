@@ -1,0 +1,224 @@
+"""What the door appended and streams brought is taken in many orgs at a time; what raises costs nobody else anything."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
+from django.utils import timezone
+
+from connector.salesforce.platform_events import PlatformEvent, Topic
+from messaging import intake
+from messaging.intake import StreamBatch, receive_stream_batches, take_inbox
+from messaging.models import Conversation, EventSubscription, Inbox, Message, ReceivedEvent, Status
+from tenants.models import InfobipAccount
+from tenants.tenancy import every_org
+from tests.conftest import World, delivery_report, reply_record, whatsapp_text
+from tests.support import in_another_connection
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def see_every_org() -> Iterator[None]:
+    with every_org():
+        yield
+
+
+def append(world: World, *results: object, account: InfobipAccount | None = None) -> Inbox:
+    body = json.dumps({"results": list(results)}).encode()
+    return Inbox.objects.create(org_id=world.org.pk, account_id=(account or world.account).pk, body=body)
+
+
+def written(world: World, text: str, **more: Any) -> dict[str, Any]:
+    return whatsapp_text(text, to=world.sender.number, **{"message_id": f"wamid.{uuid4()}", **more})
+
+
+def subscribe(world: World) -> EventSubscription:
+    return EventSubscription.objects.create(
+        org=world.org, topic="/event/Infobip_Event__e", since=timezone.now() - timedelta(hours=1), lease_id=uuid4()
+    )
+
+
+def brought(world: World, subscription: EventSubscription, *texts: str) -> StreamBatch:
+    assert subscription.lease_id is not None
+    events = [PlatformEvent(str(uuid4()), b"raw", reply_record(world, text, entry=str(uuid4()))) for text in texts]
+    topic = Topic("/event/Infobip_Event__e", "00D", "EventType__c", "Payload__c")
+    place = f"after {texts[-1]}".encode()
+    return StreamBatch(world.org.pk, subscription.pk, subscription.lease_id, subscription.since, topic, events, place)
+
+
+@contextmanager
+def refusing(text: str, code: str) -> Iterator[None]:
+    """Let the database raise this SQLSTATE for messages of this text, as a constraint, or a full disk, would."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    IF NEW.text = '{text}' THEN RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END IF;
+                    RETURN NEW; END $$"""
+        )
+        cursor.execute("CREATE TRIGGER refuse BEFORE INSERT ON messaging_message FOR EACH ROW EXECUTE FUNCTION refuse()")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER refuse ON messaging_message")
+            cursor.execute("DROP FUNCTION refuse")
+
+
+def texts(status: str = Status.PENDING) -> set[str]:
+    return set(Message.objects.filter(status=status).values_list("text", flat=True))
+
+
+def test_one_that_raises_is_set_aside_and_costs_neither_its_org_nor_another_anything(acme: World, rival: World) -> None:
+    append(acme, written(acme, "before"), written(acme, "poison"), written(acme, "after"))
+    append(rival, written(rival, "neighbour"))
+    with refusing("poison", "22003"):
+        assert take_inbox().taken == 2
+    assert texts() == {"before", "after", "neighbour"}
+    aside = ReceivedEvent.objects.get(kind="unreadable")
+    assert aside.org == acme.org and "cannot be taken in" in aside.problem
+    assert json.loads(bytes(aside.body))["message"]["text"] == "poison"
+    assert ReceivedEvent.objects.filter(problem="").count() == 3
+    assert take_inbox().taken == 0  # never tried again by itself
+
+
+@pytest.mark.parametrize("code", ["53100", "25006", "57014", "55P03", "XX000"])
+def test_trouble_of_the_database_sets_nothing_aside(acme: World, code: str) -> None:
+    """A full disk, a primary that became a replica, a statement that took too long: all wait."""
+    append(acme, written(acme, "hello"))
+    with refusing("hello", code), pytest.raises(DatabaseError):
+        take_inbox()
+    assert Inbox.objects.count() == 1 and not ReceivedEvent.objects.exists()
+    assert take_inbox().taken == 1 and texts() == {"hello"}
+
+
+def test_what_is_not_json_is_kept_with_its_reason(acme: World) -> None:
+    for body in (b"{", b"[" * 200_000, b"\xff\xfe{}", b'{"results": ' + b"9" * 5000 + b"}"):
+        Inbox.objects.create(org_id=acme.org.pk, account_id=acme.account.pk, body=body)
+    append(acme, written(acme, "hello"))
+    assert take_inbox().taken == 5
+    assert texts() == {"hello"}
+    assert ReceivedEvent.objects.exclude(problem="").count() == 4
+
+
+ODD_TIMES = [
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
+    "9999-12-31T23:59:59.999Z",
+    "1969-12-31T23:59:59Z",
+    "-0001-01-01T00:00:00Z",
+]
+
+
+@pytest.mark.parametrize("at", ODD_TIMES)
+def test_no_time_that_a_webhook_names_stops_anybody(acme: World, rival: World, at: str) -> None:
+    message = written(acme, "odd") | {"receivedAt": at}
+    report = delivery_report(str(uuid4())) | {"doneAt": at}
+    seen = {"messageId": str(uuid4()), "from": "x", "to": "y", "seenAt": at}
+    append(acme, message, report, seen)
+    append(rival, written(rival, "hello"))
+    assert take_inbox().taken == 2
+    assert texts() == {"odd", "hello"}
+    odd = Message.objects.get(text="odd")
+    assert abs(odd.written_at - timezone.now()) < timedelta(minutes=1)  # the time of its arrival stands in
+    assert odd.conversation.window_closes_at is not None
+
+
+def test_an_account_that_was_removed_meanwhile_stops_nobody(acme: World, rival: World) -> None:
+    gone = InfobipAccount.objects.create(
+        org=acme.org, name="gone", base_url="https://gone.api.infobip.com", api_key="k", webhook_secret="s"
+    )
+    append(acme, written(acme, "to nobody"), account=gone)
+    gone.delete()
+    append(rival, written(rival, "hello"))
+    assert take_inbox().taken == 2 and texts() == {"hello"}
+    assert not Inbox.objects.exists()
+
+
+def test_each_org_has_its_share_of_a_turn(acme: World, rival: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "ROWS_OF_ORG", 3)
+    for n in range(5):
+        append(acme, written(acme, f"flood {n}"))
+    append(rival, written(rival, "hello"))
+    assert take_inbox().taken == 4 and "hello" in texts()
+    assert texts() == {"hello", "flood 0", "flood 1", "flood 2"}  # the oldest first
+
+
+def test_a_giant_waits_for_a_turn_of_its_own(acme: World, rival: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "BYTES_OF_ORG", 5000)
+    append(acme, written(acme, "small"))
+    append(acme, written(acme, "giant " * 1000))
+    append(rival, written(rival, "hello"))
+    assert take_inbox().taken == 2 and texts() == {"small", "hello"}
+    assert take_inbox().taken == 1 and len(texts()) > 2
+
+
+def test_one_process_ingests_at_a_time(acme: World) -> None:
+    append(acme, written(acme, "hello"))
+    locked, done = threading.Event(), threading.Event()
+
+    def ingest_slowly() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [intake.INGEST_LOCK])
+            locked.set()
+            done.wait(10)
+
+    other = in_another_connection(ingest_slowly)
+    assert locked.wait(10)
+    assert take_inbox().taken == 0
+    done.set()
+    other.join()
+    assert take_inbox().taken == 1
+
+
+def test_streams_of_many_orgs_are_saved_together(acme: World, rival: World) -> None:
+    batches = [brought(acme, subscribe(acme), "of acme"), brought(rival, subscribe(rival), "of rival")]
+    saved, work = receive_stream_batches(batches)
+    assert saved == {batch.subscription_id for batch in batches} and work
+    assert texts() == {"of acme", "of rival"}
+
+
+def test_an_event_that_raises_is_set_aside_and_its_stream_goes_on(acme: World, rival: World) -> None:
+    of_acme, of_rival = subscribe(acme), subscribe(rival)
+    with refusing("poison", "22003"):
+        saved, _ = receive_stream_batches(
+            [brought(acme, of_acme, "before", "poison", "after"), brought(rival, of_rival, "neighbour")]
+        )
+    assert saved == {of_acme.pk, of_rival.pk}
+    assert texts() == {"before", "after", "neighbour"}
+    of_acme.refresh_from_db()
+    assert bytes(of_acme.replay_id) == b"after after"
+    assert "cannot be taken in" in ReceivedEvent.objects.get(kind="unreadable").problem
+
+
+def test_a_position_is_saved_with_its_events_or_not_at_all(acme: World) -> None:
+    """A process that dies in between reads them again."""
+    subscription = subscribe(acme)
+    with refusing("hello", "53100"), pytest.raises(DatabaseError):
+        receive_stream_batches([brought(acme, subscription, "hello")])
+    subscription.refresh_from_db()
+    assert bytes(subscription.replay_id) == b"" and not Message.objects.exists()
+
+
+def test_only_who_has_the_lease_of_a_stream_moves_it(acme: World, rival: World) -> None:
+    of_acme, of_rival = subscribe(acme), subscribe(rival)
+    lost = brought(acme, of_acme, "lost")
+    EventSubscription.objects.filter(pk=of_acme.pk).update(lease_id=uuid4())
+    saved, _ = receive_stream_batches([lost, brought(rival, of_rival, "kept")])
+    assert saved == {of_rival.pk} and texts() == {"kept"}
+
+
+def test_what_came_for_a_conversation_in_one_turn_has_one_order(acme: World) -> None:
+    at = timezone.now() - timedelta(minutes=1)
+    for n in (3, 1, 2):
+        append(acme, written(acme, f"{n}", at=(at + timedelta(seconds=n)).isoformat()))
+    take_inbox()
+    assert list(Message.objects.order_by("position").values_list("text", flat=True)) == ["1", "2", "3"]
+    assert Conversation.objects.count() == 1

@@ -1,0 +1,251 @@
+"""The loop against the real database and a real socket: what is in the rows when an upstream is called."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.conf import LazySettings
+from django.db import connection, transaction
+
+from messaging import results
+from messaging.conversations import TemplateMessage, start_outbound
+from messaging.models import Attempt, Inbox, Lane, Message, Outcome, Status
+from messaging.wake import INBOX_CHANNEL
+from messaging.worker import LOOK_SECONDS, Worker
+from tenants.tenancy import every_org
+from tests.conftest import World, whatsapp_text
+from tests.support import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Answer = Callable[[dict[str, Any]], tuple[int, object]]
+
+
+@pytest.fixture(autouse=True)
+def see_every_org() -> Iterator[None]:
+    with every_org():
+        yield
+
+
+@pytest.fixture
+def infobip(acme: World, settings: LazySettings) -> Iterator[list[dict[str, Any]]]:
+    """An Infobip on this machine that takes everything; gives what it was sent, with its path."""
+    settings.ALLOW_LOCAL_UPSTREAMS = True
+    seen: list[dict[str, Any]] = []
+    with serving(seen, lambda body: (200, taken(body))) as address:
+        acme.account.base_url = address
+        acme.account.save()
+        yield seen
+
+
+def taken(body: dict[str, Any]) -> object:
+    message = body["messages"][0] if "messages" in body else body
+    answer = {
+        "to": message["to"],
+        "messageId": message["messageId"],
+        "status": {"groupId": 1, "groupName": "PENDING", "id": 7, "name": "PENDING_ENROUTE", "description": "x"},
+    }
+    return {"messages": [answer]} if "messages" in body else answer
+
+
+@contextmanager
+def serving(seen: list[dict[str, Any]], answer: Answer) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append({"path": self.path, **body})
+            status, content = answer(body)
+            raw = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def working(calls: int = 4) -> Iterator[Worker]:
+    worker = Worker(calls)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def queue(world: World, text: str = "Template order_update (en)", user: str = "385991234567") -> TemplateMessage:
+    content = {"templateName": "order_update", "templateData": {"body": {"placeholders": ["Ada"]}}, "language": "en"}
+    template = TemplateMessage(uuid4(), content, text)
+    with transaction.atomic():
+        start_outbound(world.sender, user, name="", language="", template=template)
+    return template
+
+
+def test_a_template_leaves_by_the_endpoint_for_templates(acme: World, infobip: list[dict[str, Any]]) -> None:
+    template = queue(acme)
+    with working():
+        wait_until(lambda: Message.objects.get().status == Status.SENT)
+    ((sent,),) = (each["messages"] for each in infobip)
+    assert infobip[0]["path"] == "/whatsapp/1/message/template"
+    assert (sent["to"], sent["content"], sent["messageId"]) == ("385991234567", template.content, str(template.uuid))
+    assert sent["notifyUrl"] == acme.account.webhook_url
+
+
+def test_what_is_tried_is_committed_before_the_upstream_is_called(acme: World, settings: LazySettings) -> None:
+    """A process that dies during the call leaves a trace, so that the message counts as in doubt and not as untried."""
+    settings.ALLOW_LOCAL_UPSTREAMS = True
+    found: list[object] = []
+
+    def look(body: dict[str, Any]) -> tuple[int, object]:
+        with every_org():  # a connection of its own: what it sees is committed
+            lane = Lane.objects.get(trying__isnull=False)
+            found.append((lane.trying, lane.holder is not None))
+        connection.close()
+        return 200, taken(body)
+
+    with serving([], look) as address:
+        acme.account.base_url = address
+        acme.account.save()
+        queue(acme)
+        with working():
+            wait_until(lambda: Message.objects.get().status == Status.SENT)
+    assert found == [(Message.objects.get().pk, True)]
+
+
+def test_a_result_that_could_not_be_written_is_kept_until_it_can_be(
+    acme: World, infobip: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database fails between the answer and the commit: the message is not sent a second time."""
+    failing = threading.Event()
+    failing.set()
+    record = results.record
+
+    def record_or_fail(ended: Any, *, holder: int) -> Any:
+        lanes = record(ended, holder=holder)
+        if ended and failing.is_set():
+            with connection.cursor() as cursor:  # as after the loss of the primary
+                cursor.execute("SET TRANSACTION READ ONLY")
+                cursor.execute("UPDATE messaging_lane SET version = version")
+        return lanes
+
+    monkeypatch.setattr(results, "record", record_or_fail)
+    queue(acme)
+    with working() as worker:
+        wait_until(lambda: len(infobip) == 1 and bool(worker.unwritten))
+        time.sleep(1)
+        assert Message.objects.get().status == Status.PENDING
+        failing.clear()
+        wait_until(lambda: Message.objects.get().status == Status.SENT)
+    assert len(infobip) == 1 and not Attempt.objects.exists()
+
+
+def test_a_process_that_stops_ends_its_calls_and_lets_go_of_all_lanes_at_once(acme: World, settings: LazySettings) -> None:
+    settings.ALLOW_LOCAL_UPSTREAMS = True
+
+    def slowly(body: dict[str, Any]) -> tuple[int, object]:
+        time.sleep(0.5)
+        return 200, taken(body)
+
+    seen: list[dict[str, Any]] = []
+    with serving(seen, slowly) as address:
+        acme.account.base_url = address
+        acme.account.save()
+        for n in range(20):
+            queue(acme, f"first {n}", f"38599{n:07d}")
+            queue(acme, f"second {n}", f"38599{n:07d}")
+        with working(calls=4):
+            wait_until(lambda: len(seen) >= 2)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+    assert not Lane.objects.filter(holder__isnull=False).exists()
+    assert Message.objects.filter(status=Status.SENT).count() == len(seen)
+    assert not Attempt.objects.exists()
+    waiting = Message.objects.filter(status=Status.PENDING).values("lane_id")
+    assert not Lane.objects.filter(pk__in=waiting, due_at=None).exists()
+
+
+def test_a_call_that_does_not_end_before_the_process_does_is_in_doubt(
+    acme: World, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALLOW_LOCAL_UPSTREAMS = True
+    monkeypatch.setattr("messaging.worker.DRAIN_SECONDS", 0.3)
+    release = threading.Event()
+
+    def hang(body: dict[str, Any]) -> tuple[int, object]:
+        release.wait(20)
+        return 200, taken(body)
+
+    seen: list[dict[str, Any]] = []
+    with serving(seen, hang) as address:
+        acme.account.base_url = address
+        acme.account.save()
+        queue(acme)
+        with working():
+            wait_until(lambda: len(seen) == 1)
+        release.set()
+    assert Attempt.objects.get().outcome == Outcome.IN_DOUBT
+    assert Lane.objects.get(direction="outbound").holder is None
+
+
+def test_a_message_that_cannot_be_read_fails_alone(acme: World, infobip: list[dict[str, Any]]) -> None:
+    """A row that raises when the driver loads it, such as a time of the year 10000, must not stop anybody."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE messaging_message DROP CONSTRAINT message_written_at_bounded")
+    try:
+        queue(acme, "poison", "385990000001")
+        queue(acme, "good", "385990000002")
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE messaging_message SET written_at = '12000-01-01T00:00:00Z' WHERE text = 'poison'")
+        with working():
+            wait_until(lambda: Message.objects.filter(text="good", status=Status.SENT).exists())
+            wait_until(lambda: Message.objects.filter(text="poison", status=Status.FAILED).exists())
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE messaging_message SET written_at = created_at")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM messaging_attempt")
+            cursor.execute("DELETE FROM messaging_message")
+            cursor.execute(
+                """ALTER TABLE messaging_message ADD CONSTRAINT message_written_at_bounded CHECK
+                   (written_at BETWEEN '1970-01-01T00:00:00Z' AND '9000-01-01T00:00:00Z')"""
+            )
+    assert len(infobip) == 1
+
+
+def test_a_webhook_is_carried_as_soon_as_it_was_appended(acme: World, infobip: list[dict[str, Any]]) -> None:
+    """The door's notification wakes the loop: nobody waits for its next look."""
+    connected = acme.org.salesforce
+    connected.base_url = connected.scrt_url = "http://127.0.0.1:1"  # nobody listens: each try ends at once, and is counted
+    connected.save()
+    with working() as worker:
+        wait_until(worker.holder.held.is_set)
+        began = time.monotonic()
+        for n in range(4):  # a fifth one would open the circuit
+            result = whatsapp_text("hello", to=acme.sender.number, user=f"38599{n:07d}", message_id=f"wamid.{n}")
+            with transaction.atomic(), connection.cursor() as cursor:
+                Inbox.objects.create(
+                    org_id=acme.org.pk, account_id=acme.account.pk, body=json.dumps({"results": [result]}).encode()
+                )
+                cursor.execute(f"NOTIFY {INBOX_CHANNEL}")
+            wait_until(lambda n=n: Message.objects.filter(failed_at__isnull=False).count() > n)  # type: ignore[misc]
+        assert time.monotonic() - began < 4 * LOOK_SECONDS / 2
