@@ -25,6 +25,7 @@ LARGEST_BARE = 256 * 1024  # bytes on the bare path, before anything is proven
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ADDRESS = re.compile(f"/api/infobip/inbound/messages(?:/({_UUID}))?")
+_NEAR = re.compile("api/infobip|infobip/inbound")
 _ACCOUNT = re.compile(_UUID)
 # What counts as JSON: an object or an array begins, perhaps after a byte order mark. The rest is for ingesting to find
 # out: to parse sixteen MiB of brackets takes seconds and half a gigabyte.
@@ -50,6 +51,11 @@ def tidied(path: str) -> str:
 def address_in(path: str) -> re.Match[str] | None:
     """Recognise an address of the door where it is unmistakable; the group is the account's uuid, None on the bare path."""
     return _ADDRESS.fullmatch(path) or _ADDRESS.fullmatch(tidied(path))
+
+
+def is_nearly_ours(path: str) -> bool:
+    """Tell whether a path looks like one that Infobip was meant to be given."""
+    return _NEAR.search(tidied(path)) is not None
 
 
 class Door:
