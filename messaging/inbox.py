@@ -7,6 +7,7 @@ on the door's event loop, on a connection of its own: a thread would hand the GI
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from typing import Any
@@ -28,11 +29,12 @@ LOOK_SECONDS = 0.5
 STATEMENT_SECONDS = 3.5
 LOCK_SECONDS = 3.0
 
-BATCH_SECONDS = 0.003  # from the beginning of one batch to that of the next, unless nothing waits
-FAILED_SECONDS = 0.05  # the same after one that was not stored
+BATCH_SECONDS = 0.005  # from the beginning of one batch to that of the next, unless nothing waits,
+ENOUGH_ROWS = 16  # or so many do: a batch costs as much as the rest of three webhooks
+FAILED_SECONDS = 0.05  # after one that was not stored
 MOST_ROWS = 500
 MOST_BYTES = 4 * 1024 * 1024  # of bodies in a batch of more than one
-NOTIFY_SECONDS = 0.005  # from one NOTIFY to the next
+NOTIFY_SECONDS = 0.01  # from one NOTIFY to the next: each wakes all workers
 PAUSE_SECONDS = 1.0  # after one that failed: the worker looks by itself meanwhile
 LOG_SECONDS = 10.0
 
@@ -69,7 +71,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._waiting: deque[_Row] = deque()
-        self._wanted = asyncio.Event()
+        self._wanted, self._enough = asyncio.Event(), asyncio.Event()
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._notifier = _Notifier()
         self._abandoned: set[asyncio.Task[bool]] = set()
@@ -85,6 +87,8 @@ class Inbox:
         row = _Row(org_id, account_id, body, loop.time(), loop.create_future())
         self._waiting.append(row)
         self._wanted.set()
+        if len(self._waiting) == ENOUGH_ROWS:
+            self._enough.set()
         if not await row.stored:
             raise NotStored
 
@@ -113,7 +117,16 @@ class Inbox:
             _tell(batch, stored=stored)
             if stored:
                 self._notifier.notify()
-            await asyncio.sleep(max(0.0, began + (BATCH_SECONDS if stored else FAILED_SECONDS) - loop.time()))
+                await self._gather(until=began + BATCH_SECONDS)
+            else:
+                await asyncio.sleep(FAILED_SECONDS)
+
+    async def _gather(self, *, until: float) -> None:
+        self._enough.clear()
+        if len(self._waiting) < ENOUGH_ROWS:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._enough.wait()
 
     def _next_batch(self) -> list[_Row]:
         batch: list[_Row] = []
