@@ -290,6 +290,35 @@ def test_a_locked_table_is_answered_503_in_time_and_then_all_goes_on(web: Web, a
     assert len(stored()) == 1
 
 
+def post_timed(web: Web, world: World) -> tuple[int, float]:
+    began = time.monotonic()
+    return web.post(world, hello(world))[0], time.monotonic() - began
+
+
+def test_a_connection_whose_other_end_is_gone_without_a_word_is_replaced(acme: World) -> None:
+    found = connection.settings_dict
+    with Proxy((found["HOST"], int(found["PORT"]))) as proxy, Web(DATABASE_URL=database_url(port=proxy.port)) as web:
+        assert web.post(acme, hello(acme))[0] == 200
+        proxy.lose()
+        assert web.post(acme, hello(acme))[0] == 503
+        assert web.post(acme, hello(acme))[0] == 200
+
+
+def test_nobody_waits_for_the_trouble_of_two_batches(acme: World) -> None:
+    found = connection.settings_dict
+    with Proxy((found["HOST"], int(found["PORT"]))) as proxy, Web(DATABASE_URL=database_url(port=proxy.port)) as web:
+        assert web.post(acme, hello(acme))[0] == 200
+        with transaction.atomic(), connection.cursor() as cursor, ThreadPoolExecutor(2) as pool:
+            cursor.execute("LOCK TABLE messaging_inbox IN ACCESS EXCLUSIVE MODE")
+            proxy.lose()
+            first = pool.submit(post_timed, web, acme)  # hears nothing
+            time.sleep(0.5)
+            second = pool.submit(post_timed, web, acme)  # would then wait for the lock
+            for each in (first, second):
+                status, seconds = each.result()
+                assert status == 503 and seconds < 6.5
+
+
 def test_a_database_that_says_nothing_is_given_up_in_time_and_then_all_goes_on(acme: World, rival: World) -> None:
     found = connection.settings_dict
     with Proxy((found["HOST"], int(found["PORT"]))) as proxy, Web(DATABASE_URL=database_url(port=proxy.port)) as web:

@@ -43,6 +43,12 @@ class Proxy:
         """Carry what comes again, and what came meanwhile."""
         self.flowing.set()
 
+    def lose(self) -> None:
+        """Carry nothing on the connections that are open now, ever again; new ones are carried."""
+        self.freeze()
+        self.flowing = threading.Event()
+        self.flowing.set()
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -50,11 +56,11 @@ class Proxy:
                 far = socket.create_connection(self.target)
                 self.sockets += [near, far]
                 for pair in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+                    threading.Thread(target=self._carry, args=(*pair, self.flowing), daemon=True).start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, flowing: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while some := source.recv(65536):
-                self.flowing.wait()
+                flowing.wait()
                 sink.sendall(some)
             sink.shutdown(socket.SHUT_WR)
