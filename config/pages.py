@@ -30,7 +30,7 @@ WAIT_SECONDS = 10.0  # for a thread
 MOST_BODIES = 16 * 1024 * 1024  # bytes, of all requests that are read or wait
 PIECE = 64 * 1024  # bytes of a response that are sent on at once
 MOST_UNSENT = 1024 * 1024  # bytes that a thread may be ahead of the client; most responses are smaller than this
-STALL_SECONDS = 20.0  # for a client to take the next piece
+STALL_SECONDS = 10.0  # for a client to take the next piece
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

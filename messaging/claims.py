@@ -77,7 +77,8 @@ class Given(NamedTuple):
 
 
 # Which orgs have due lanes, and which endpoints of theirs, is found by leaps over the index: it costs by their number,
-# however many lanes wait. Then each endpoint gives its share.
+# however many lanes wait. Then each endpoint gives its share; a probe does not wait for the pause of its lane. The bound is
+# statement_timestamp(): the index cannot be searched by clock_timestamp(), which changes from row to row.
 LOCK_DUE = """
 WITH RECURSIVE org (id) AS (
     (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL AND holder IS NULL ORDER BY org_id LIMIT 1)
@@ -100,9 +101,9 @@ due_endpoint (org_id, direction, upstream, endpoint_id) AS (
         ORDER BY endpoint_id LIMIT 1)
     FROM due_endpoint endpoint WHERE endpoint.endpoint_id IS NOT NULL),
 open_endpoint AS MATERIALIZED (
-    SELECT endpoint.org_id, endpoint.direction, endpoint.endpoint_id, probe.org_id IS NOT NULL AS probing,
-        COALESCE(share.held, 0) AS held,
-        CASE WHEN probe.org_id IS NOT NULL THEN 1 ELSE LEAST(COALESCE(share.more, %s), %s) END AS more
+    SELECT endpoint.org_id, endpoint.direction, endpoint.endpoint_id, COALESCE(share.held, 0) AS held,
+        CASE WHEN probe.org_id IS NOT NULL THEN 1 ELSE LEAST(COALESCE(share.more, %s), %s) END AS more,
+        CASE WHEN probe.org_id IS NOT NULL THEN 'infinity' ELSE statement_timestamp() END AS until
     FROM due_endpoint endpoint
     LEFT JOIN unnest(%s::bigint[], %s::text[], %s::bigint[], %s::int[], %s::int[])
       AS share (org_id, upstream, endpoint_id, more, held) USING (org_id, upstream, endpoint_id)
@@ -118,8 +119,7 @@ candidate AS MATERIALIZED (
         SELECT id, due_at FROM messaging_lane
         WHERE org_id = endpoint.org_id AND direction = endpoint.direction AND endpoint_id = endpoint.endpoint_id
           AND due_at IS NOT NULL AND holder IS NULL
-          AND (due_at <= clock_timestamp() OR endpoint.probing)
-          AND (retry_at IS NULL OR retry_at <= clock_timestamp() OR endpoint.probing)
+          AND due_at <= endpoint.until AND (retry_at IS NULL OR retry_at <= endpoint.until)
         ORDER BY due_at LIMIT endpoint.more
         FOR NO KEY UPDATE SKIP LOCKED) AS lane)
 SELECT id FROM candidate
@@ -276,10 +276,15 @@ def mark_abandoned_attempts_in_doubt(*, me: int) -> int:
 def _free_lanes_of(holder: int) -> int:
     freed = query(
         """WITH freed AS (
-               UPDATE messaging_lane lane SET holder = NULL, trying = NULL, due_at = clock_timestamp(),
-                   retry_at = CASE WHEN old.trying IS NOT NULL AND lane.direction = 'outbound'
-                                   THEN clock_timestamp() + make_interval(secs => %s) END
-               FROM (SELECT id, trying FROM messaging_lane WHERE holder = %s ORDER BY id FOR NO KEY UPDATE) AS old
+               UPDATE messaging_lane lane SET holder = NULL, trying = NULL,
+                   due_at = clock_timestamp() + waits.pause,
+                   retry_at = clock_timestamp() + NULLIF(waits.pause, interval '0')
+               FROM (
+                   SELECT id, trying, direction FROM messaging_lane WHERE holder = %s
+                   ORDER BY id FOR NO KEY UPDATE) AS old
+               CROSS JOIN LATERAL (SELECT CASE
+                   WHEN old.trying IS NOT NULL AND old.direction = 'outbound' THEN make_interval(secs => %s)
+                   ELSE interval '0' END AS pause) AS waits
                WHERE lane.id = old.id RETURNING lane.org_id, old.trying),
            doubted AS (
                INSERT INTO messaging_attempt (org_id, message_id, started_at, ended_at, outcome, code, detail, request_id)
@@ -292,7 +297,7 @@ def _free_lanes_of(holder: int) -> int:
            counted AS (
                UPDATE messaging_message SET tries = tries + 1 WHERE id IN (SELECT message_id FROM doubted))
            SELECT 1 FROM freed""",
-        [RECOVERY_SECONDS, holder],
+        [holder, RECOVERY_SECONDS],
     )
     return len(freed)
 

@@ -116,7 +116,7 @@ def conversations_that_wait(org_id: int, longer_than: timedelta) -> int:
     """Count the lanes whose next message has waited so long, up to ``MOST_COUNTED``.
 
     From the lanes that are due or held to the first message of each, so that it costs by what waits, not by what is stored;
-    in the order of the index of the due ones, without which PostgreSQL may take another.
+    in the order of the partial indexes, without which PostgreSQL may take another.
     """
     ((count,),) = query(
         """SELECT count(*) FROM (
@@ -124,12 +124,13 @@ def conversations_that_wait(org_id: int, longer_than: timedelta) -> int:
                    (SELECT id FROM messaging_lane WHERE org_id = %s AND due_at IS NOT NULL AND holder IS NULL
                     ORDER BY direction, endpoint_id, due_at LIMIT %s)
                    UNION ALL
-                   SELECT id FROM messaging_lane WHERE org_id = %s AND holder IS NOT NULL) AS lane
+                   (SELECT id FROM messaging_lane WHERE org_id = %s AND holder IS NOT NULL
+                    ORDER BY holder LIMIT %s)) AS lane
                CROSS JOIN LATERAL (
                    SELECT created_at FROM messaging_message
                    WHERE lane_id = lane.id AND status = 'pending' ORDER BY position LIMIT 1) AS head
                WHERE head.created_at < clock_timestamp() - %s
                LIMIT %s) AS stuck""",
-        [org_id, 10 * MOST_COUNTED, org_id, longer_than, MOST_COUNTED],
+        [org_id, 10 * MOST_COUNTED, org_id, 10 * MOST_COUNTED, longer_than, MOST_COUNTED],
     )
     return int(count)

@@ -17,10 +17,10 @@ from messaging.subscriptions import StreamLease
 log = structlog.get_logger(__name__)
 
 STREAMS_PER_CHANNEL = 800  # Salesforce allows 1,000 calls on one connection; those for schemas count too
-LOGINS_AT_ONCE = 100  # of orgs whose login was well the last time
-TROUBLED_LOGINS_AT_ONCE = 50  # of those whose login was not
+LOGINS_AT_ONCE = 50  # of orgs whose login was well the last time
+TROUBLED_LOGINS_AT_ONCE = 25  # of those whose login was not
 MOST_UNDER_WAY = 5000  # in threads, those that hang included: one for each stream that a process reads
-SLOW_SECONDS = 2.0  # a login that takes longer gives its turn to the next, and goes on in its thread
+SLOW_SECONDS = 1.5  # a login that takes longer gives its turn to the next, and goes on in its thread
 
 
 class Logins:

@@ -62,7 +62,7 @@ class Sent:
     status: Status
     tries: int  # that did not succeed, of what is still to leave
     why: str  # it failed
-    kind: str  # who or what wrote it, where that is no rep
+    kind: str  # who or what wrote it, if it was not a rep
 
     @property
     def settled(self) -> bool:
@@ -111,13 +111,13 @@ def describe(org: Org, record_id: str) -> Panel:
     """Find what is known of the record beside which the panel stands."""
     problem, session = "", None
     if not RECORD_ID.fullmatch(record_id):
-        problem = "This panel belongs beside a messaging session. Open one, and its customer is shown here."
+        problem = "Open a messaging session, and its customer is shown here."
     elif not record_id.startswith(SESSION_PREFIX):
-        problem = "This record is no messaging session. The panel belongs on the page of Messaging Session."
+        problem = "This record is not a messaging session. Add this panel to the Messaging Session record page instead."
     else:
         session = find_session(org, record_id)
         if session is None:
-            problem = "This session is not known here. If it is one of WhatsApp, it appears with its first message."
+            problem = "This session is not known yet. A WhatsApp session appears here with its first message."
     senders = org.senders.order_by("pk")
     if session is not None:
         senders = senders.filter(channel=session.conversation.channel_id)

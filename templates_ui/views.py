@@ -17,7 +17,7 @@ from tenants.models import Org, Role
 from tenants.onboarding import SetupProblem
 from tenants.views import org_at, show_problems
 
-NOT_CONNECTED = "This org is not connected yet. Ask an administrator of it to set WhatsApp up."
+NOT_CONNECTED = "This org is not connected yet. Ask an administrator of the org to set up WhatsApp."
 
 
 def address_of(org: Org, request: HttpRequest) -> str:

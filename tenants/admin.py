@@ -120,9 +120,7 @@ class CheckupAdmin(ReadOnly):
         """List what did not pass first."""
         findings = sorted(checkup.findings, key=lambda each: each["state"] == doctor.State.OK)
         lines = ((each["state"], each["title"], each["found"], each["remedy"]) for each in findings)
-        return format_html(
-            "<table>{}</table>", format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", lines)
-        )
+        return format_html("<ul>{}</ul>", format_html_join("", "<li><b>{}</b> {}: {}<br>{}</li>", lines))
 
     @admin.action(description="Run checks again")
     def run_checks_again(self, request: HttpRequest, queryset: QuerySet[Checkup]) -> None:

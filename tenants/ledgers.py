@@ -29,6 +29,7 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is n
     """
 
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # they would count the whole table for each choice
     list_select_related: ClassVar[Any] = ()
     ordering: ClassVar[Any] = ["-id"]
     heavy: Sequence[str] = []  # columns that a list does without

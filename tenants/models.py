@@ -415,6 +415,7 @@ class AuditEntry(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["org", "-at"], name="audit_newest")]
+        verbose_name_plural = "audit entries"
 
     def __str__(self) -> str:
         return self.what

@@ -114,7 +114,7 @@ def version_is_new_enough(org: OrgSnapshot) -> Iterator[Seen]:
     try:
         version = org.rest.version
     except (AuthenticationFailed, CannotDecrypt):
-        raise
+        raise  # says nothing of the version
     except CustomerMustAct as exc:
         yield Seen(ok=False, found=exc.message)
     else:

@@ -1,17 +1,34 @@
 """An operator's browser, which tells where a form comes from only as far as our own pages let it."""
 
+import os
+from pathlib import Path
+
 import pytest
 from django.contrib.auth.models import User
-from playwright.sync_api import Browser, expect
+from django.utils import timezone
+from playwright.sync_api import Browser, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
+from messaging.models import Attempt, Outcome, Status
+from tenants.models import Checkup
+from tenants.tenancy import every_org
 from tests.browser.conftest import NARROW
 from tests.conftest import World
+from tests.templates_ui.test_panel import converse, send
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("rows_beside_a_browser"),
     pytest.mark.timeout(120),
+]
+FINDINGS = [
+    {"title": "Login to Salesforce", "state": "ok", "found": "logged in as byoc@acme.example", "remedy": ""},
+    {
+        "title": "WhatsApp is active",
+        "state": "failed",
+        "found": "not active",
+        "remedy": "Open the channel in Messaging Settings, and choose Activate.",
+    },
 ]
 
 
@@ -38,3 +55,58 @@ def test_a_form_of_ours_is_taken_from_a_browser_without_scripts(browser: Browser
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_text("This is not a Salesforce org's address.")).to_be_visible()
     context.close()
+
+
+@pytest.mark.parametrize("width", [NARROW, 1400])
+def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
+    browser: Browser, acme: World, rival: World, live_server: LiveServer, width: int
+) -> None:
+    conversation = converse(acme)
+    failed = send(conversation, "Good day", Status.FAILED, error="the customer has blocked this number")
+    waiting = send(conversation, "One moment", Status.PENDING)
+    send(converse(rival), "Not yours")
+    with every_org():
+        Attempt.objects.create(
+            org=acme.org, message=failed, started_at=timezone.now(), outcome=Outcome.REFUSED, status=403, code="BLOCKED"
+        )
+        Checkup.objects.create(org=acme.org, at=timezone.now(), findings=FINDINGS)
+    page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+    enter(page, live_server.url)
+    page.goto(f"{live_server.url}/admin/tenants/org/")
+    picture(page, f"admin-orgs-{width}")
+    page.get_by_role("link", name="Acme").click()
+    picture(page, f"admin-org-{width}")
+    page.get_by_role("link", name="Messages", exact=True).last.click()
+    expect(page.get_by_text("2 messages", exact=True)).to_be_visible()
+    picture(page, f"admin-messages-{width}")
+    page.goto(f"{live_server.url}/admin/messaging/message/?state=failed")
+    expect(page.get_by_role("link", name=str(failed.uuid))).to_be_visible()
+    expect(page.get_by_role("link", name=str(waiting.uuid))).to_have_count(0)
+    page.get_by_role("link", name=str(failed.uuid)).click()
+    expect(page.get_by_text("the customer has blocked this number")).to_be_visible()
+    picture(page, f"admin-message-{width}")
+    page.goto(f"{live_server.url}/admin/messaging/message/")
+    page.get_by_role("textbox", name="Search").fill(str(waiting.uuid))
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 message", exact=True)).to_be_visible()
+    picture(page, f"admin-search-{width}")
+    page.goto(f"{live_server.url}/admin/tenants/checkup/")
+    picture(page, f"admin-checkups-{width}")
+    page.get_by_role("link", name="Acme").click()
+    picture(page, f"admin-checkup-{width}")
+    page.context.close()
+
+
+def enter(page: Page, server: str) -> None:
+    User.objects.create_superuser("operator", password="correct horse battery staple")
+    page.goto(f"{server}/admin/")
+    page.get_by_label("Username").fill("operator")
+    page.get_by_label("Password").fill("correct horse battery staple")
+    page.get_by_role("button", name="Log in").click()
+
+
+def picture(page: Page, name: str) -> None:
+    """Keep a picture where PICTURES names a directory; the admin's wide tables scroll by themselves."""
+    if place := os.environ.get("PICTURES"):
+        page.screenshot(path=Path(place) / f"{name}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name

@@ -101,6 +101,6 @@ def test_the_page_that_asks_for_the_org_leads_no_other_orgs_frame_to_it(
     frame.get_by_label("My Domain").fill("acme")
     frame.get_by_role("button", name="Continue").click()
     if shown:
-        expect(frame.get_by_text("Ada Admin").or_(frame.get_by_text("belongs beside a messaging session"))).to_be_visible()
+        expect(frame.get_by_text("Ada Admin").or_(frame.get_by_text("Open a messaging session"))).to_be_visible()
     else:
         expect_refused(frame)

@@ -260,8 +260,8 @@ def test_an_empty_org_becomes_a_working_channel(stack: Stack, browser: Browser, 
     setup.choose_sender()
     setup.heading("What is connected")
     setup.talk()
-    setup.frame.get_by_role("link", name="Look again").click()
-    expect(setup.frame.get_by_text(re.compile(r"\d+ checks are well|All \d+ checks"))).to_be_visible(timeout=WAIT_MS)
+    setup.frame.get_by_role("link", name="Run checks again").click()
+    expect(setup.frame.get_by_text(re.compile(r"\d+ checks? passed"))).to_be_visible(timeout=WAIT_MS)
     setup.picture("9-summary")
     # what is left are the acts that are the administrator's own: members of the queue, permission sets of the reps
     trouble = setup.frame.locator("#doctor .finding:has(.dot.bad)").all_inner_texts()
@@ -349,7 +349,7 @@ def test_a_rep_signs_in_at_the_panel_and_stays_there(acme: tuple[Stack, str], br
     with page.expect_popup() as opened:
         page.get_by_role("button", name="Sign in with Salesforce").click()
     opened.value.get_by_role("button", name=re.compile("Marko Babic")).click()
-    expect(page.get_by_text("This session is not known here.")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_text("This session is not known yet.")).to_be_visible(timeout=WAIT_MS)
     assert page.url == f"{address}templates?id=0Mw5g00000Unkno"
     check_fits(page, "panel-signed-in", page)
     with page.expect_response(lambda each: each.status == 204, timeout=15_000):

@@ -139,7 +139,7 @@ class EveryDoor:
         def counted() -> int:
             return sum(sum(refusals_today(each).values()) for each in (None, acme.account.pk))
 
-        time.sleep(1.5)  # until those of the test before are counted
+        time.sleep(2.5)  # until those of the test before are counted
         before, body = counted(), self.body(acme)
         assert web.request("POST", self.path(acme), body, self.proof(rival, body))[0] == 401
         end = time.monotonic() + 10

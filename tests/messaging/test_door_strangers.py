@@ -104,13 +104,23 @@ def test_sockets_that_send_a_byte_a_second(web: Web, acme: World, unharmed: Call
 
 
 def test_headers_that_are_never_sent_to_their_end(web: Web, unharmed: Callable[..., None]) -> None:
-    sockets = [web.raw(b"POST / HTTP/1.1\r\nHost: web\r\nX-Half: ") for _ in range(520)]
-    sockets += [web.raw(b"") for _ in range(520)]
-    unharmed(lambda: time.sleep(0.1), seconds=7)
-    for each in sockets:  # they were given up meanwhile
+    sockets: list[socket.socket] = []
+
+    def begin() -> None:
+        if len(sockets) < 1040:
+            sockets.extend(
+                web.raw(request) for request in (b"", b"POST / HTTP/1.1\r\nHost: web\r\nX-Half: ") for _ in range(40)
+            )
+        else:
+            time.sleep(0.1)
+
+    unharmed(begin, seconds=8)
+    assert len(sockets) == 1040
+    for each in sockets[:500]:  # they were given up meanwhile
         each.settimeout(0.5)
         with suppress(ConnectionResetError):
             assert each.recv(1000)[:12] in (b"", b"HTTP/1.1 408")
+    for each in sockets:
         each.close()
 
 
@@ -202,7 +212,7 @@ def test_a_flood_of_wrong_signatures(web: Web, acme: World, unharmed: Callable[.
         assert client.post([own_path(acme)] * 50, FAKE) == {401}
 
     unharmed(*[ask] * 8)
-    assert len(web.said()) - before < 20_000  # the log is not flooded
+    assert len(web.said()) - before < 5_000  # the log is not flooded
 
 
 def test_addresses_that_are_nearly_ours(web: Web, acme: World, unharmed: Callable[..., None]) -> None:

@@ -241,7 +241,7 @@ def list_of(name: str) -> str:
 def test_each_list_of_the_admin_costs_by_what_is_shown(operator: Client, name: str) -> None:
     first = look(operator, list_of(name)).context["cl"]
     offered = [choice["query_string"] for spec in first.filter_specs for choice in spec.choices(first)]
-    for query in [f"?p={first.paginator.num_pages}", "?o=1", "?o=-3.2", *offered]:
+    for query in [f"?p={first.paginator.num_pages}", "?o=1", "?o=-3.2", "?all=", "?_facets=True", *offered]:
         look(operator, list_of(name) + query)
 
 

@@ -8,9 +8,20 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.utils import timezone
 
-from messaging.models import Circuit, Conversation, Direction, EventSubscription, Handover, Lane, Message, Session, Upstream
+from messaging.models import (
+    Circuit,
+    Conversation,
+    Direction,
+    EventSubscription,
+    Handover,
+    Lane,
+    Message,
+    Session,
+    Upstream,
+)
 from sandbox import rest
 from tenants import cache, connecting, doctor
 from tenants.doctor import State
@@ -157,18 +168,6 @@ def refuse_handover(company: Company, patch: Patch) -> None:
         )
 
 
-def fail_in_a_session(company: Company, patch: Patch) -> None:
-    with every_org():
-        conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234568")
-        Session.objects.create(
-            org=company.org,
-            conversation=conversation,
-            salesforce_id="0Mw5g000000AbCdCAK",
-            opened_at=timezone.now(),
-            problem="The welcome text was not sent: the channel has no sender",
-        )
-
-
 def stop_stream(**values: object) -> Callable[[Company, Patch], object]:
     def plant(company: Company, patch: Patch) -> None:
         with every_org():
@@ -185,6 +184,23 @@ def forget_stream(company: Company, patch: Patch) -> None:
 def open_circuit(company: Company, patch: Patch) -> None:
     with every_org():
         Circuit.objects.create(org=company.org, upstream=Upstream.INFOBIP, endpoint_id=1, opened_at=timezone.now())
+
+
+def lose_key(company: Company, patch: Patch) -> None:
+    with every_org(), connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_salesforceconnection SET private_key = 'x' WHERE org_id = %s", [company.org.pk])
+
+
+def fail_to_ask(company: Company, patch: Patch) -> None:
+    with every_org():
+        conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234567")
+        Session.objects.create(
+            org=company.org,
+            conversation=conversation,
+            salesforce_id="0Mw5g000000AbCdCAK",
+            opened_at=timezone.now(),
+            problem="Salesforce does not tell",
+        )
 
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
@@ -242,10 +258,7 @@ FORWARDED = ("Forwarding of +{number}",)
 SUBSCRIPTION = ("Subscription of main",)
 # by the title of the check: what can be wrong with it
 FAULTS: dict[str, list[Fault]] = {
-    "Stored credentials": [
-        Fault(lose_private_key, ("Stored credentials",), hides=True, says="private key of the Salesforce connection"),
-        Fault(lose_webhook_secret, ("Stored credentials",), says="webhook secret of Infobip account main"),
-    ],
+    "Stored credentials": [Fault(lose_key, ("Stored credentials",), hides=True, says="private key")],
     "Login to Salesforce": [
         Fault(
             edit("ExternalClientApp.ConsumerKey", "3MVG9other"), ("Login to Salesforce",), hides=True, says="consumer key"
@@ -439,7 +452,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "Connections": [Fault(open_circuit, ("Connection to Infobip",))],
     "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
-    "Sessions": [Fault(fail_in_a_session, ("Sessions",), WARNING, says="no sender")],
+    "Sessions": [Fault(fail_to_ask, ("Sessions",), WARNING, says="does not tell")],
     "Waiting messages": [Fault(let_message_wait, ("Waiting messages",), WARNING)],
 }
 

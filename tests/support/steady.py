@@ -29,13 +29,14 @@ async def main(url: str, secret: str, sender: str, rate: float) -> None:
             status = 0
         seen.append((status, time.monotonic() - intended))
 
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)  # there must be room for new connections too
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(20)) as client:
         await send(webhook(0, sender), time.monotonic())  # what the first one costs is nobody's doing
         seen.clear()
         print("begun", flush=True)
         closed = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        began, tasks = time.monotonic(), list[asyncio.Task[None]]()
+        began = time.monotonic()
+        tasks: list[asyncio.Task[None]] = []
         while not closed.done():
             intended = began + len(tasks) / rate
             await asyncio.sleep(max(0.0, intended - time.monotonic()))

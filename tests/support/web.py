@@ -174,7 +174,8 @@ def own_path(world: World) -> str:
     return f"{BARE}/{world.account.uuid}"
 
 
-def database_url() -> str:
-    """Give the address of the database that the tests use."""
+def database_url(*, port: int | None = None) -> str:
+    """Give the address of the database that the tests use, by way of another port where one is given."""
     found: dict[str, Any] = connection.settings_dict
-    return f"postgres://{found['USER']}:{quote(found['PASSWORD'])}@{found['HOST']}:{found['PORT']}/{found['NAME']}"
+    host = f"{found['HOST']}:{found['PORT']}" if port is None else f"{HOST}:{port}"
+    return f"postgresql://{found['USER']}:{quote(found['PASSWORD'])}@{host}/{found['NAME']}"

@@ -89,7 +89,7 @@ def test_a_rep_sees_who_the_customer_is_and_by_which_number_answers_leave(acme: 
     page = look(rep, acme.org, f"?id={record}")
     for words in ("Ana Horvat", "+385991234567", "+447700900123", "WhatsApp"):
         assert words in page
-    assert "Nothing yet. What you write in the conversation appears here" in page
+    assert "Nothing yet. Your messages appear here" in page
 
 
 def test_a_customer_without_a_name_or_a_phone_number_is_shown_by_the_id_that_is_known(acme: World, rep: Client) -> None:
@@ -109,14 +109,14 @@ def test_a_session_that_ended_says_so(acme: World, rep: Client) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("", "belongs beside a messaging session"),
-        ("?id=", "belongs beside a messaging session"),
-        ("?id=undefined", "belongs beside a messaging session"),
-        ("?id=null", "belongs beside a messaging session"),
-        ("?id=%00", "belongs beside a messaging session"),
-        (f"?id={'0' * 4000}", "belongs beside a messaging session"),
-        ("?id=5005g00000XyZabAAA", "This record is no messaging session"),
-        ("?id=0Mw5g00000Other1AA", "This session is not known here"),
+        ("", "Open a messaging session"),
+        ("?id=", "Open a messaging session"),
+        ("?id=undefined", "Open a messaging session"),
+        ("?id=null", "Open a messaging session"),
+        ("?id=%00", "Open a messaging session"),
+        (f"?id={'0' * 4000}", "Open a messaging session"),
+        ("?id=5005g00000XyZabAAA", "This record is not a messaging session"),
+        ("?id=0Mw5g00000Other1AA", "This session is not known yet"),
     ],
 )
 def test_without_a_session_that_is_known_the_panel_says_so_and_names_the_companys_numbers(
@@ -137,7 +137,7 @@ def test_a_session_of_another_org_is_as_unknown_as_one_that_is_not_there(acme: W
     theirs = converse(rival, name="Somebody Else")
     send(theirs, "A secret of the rival")
     page = look(rep, acme.org)
-    assert "This session is not known here" in page
+    assert "This session is not known yet" in page
     for words in ("Somebody Else", "385991234567", "A secret of the rival", rival.sender.number, "Rival"):
         assert words not in page
     mine = converse(acme, subject="385990000001", name="Ana Horvat")  # the same id, in another org
@@ -237,7 +237,7 @@ def test_a_message_that_failed_says_why(acme: World, rep: Client) -> None:
 def test_a_message_that_waits_says_that_it_is_tried_again(acme: World, rep: Client) -> None:
     send(converse(acme), "Good day", Status.PENDING, tries=2, error="504 from a machine")
     page = look(rep, acme.org)
-    assert "tried again by itself" in page and "504" not in page
+    assert "sent again automatically" in page and "504" not in page
 
 
 def test_the_newest_comes_first_and_only_the_last_ten_are_shown(acme: World, rep: Client) -> None:

@@ -112,6 +112,7 @@ def test_a_server_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.django_db(transaction=True)
 def test_a_database_without_unicode_is_refused() -> None:
     with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0")
         cursor.execute("CREATE DATABASE odd_ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     try:
         with reached(NAME="odd_ascii"):

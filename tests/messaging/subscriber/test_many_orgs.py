@@ -41,7 +41,7 @@ def test_orgs_whose_login_hangs_or_whose_endpoint_does_not_answer_delay_no_other
     began = time.monotonic()
     read_streams()
     until(lambda: well.streams() == 1)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8  # one that hangs does so for fourteen
     well.write("on time")
     until(lambda: well.texts == ["on time"], 2)
     assert EventSubscription.objects.exclude(problem="").count() >= 3
@@ -81,7 +81,7 @@ def test_three_hundred_hanging_logins_hold_up_no_org_that_is_well_for_long() -> 
         assert logins.troubled == set()
         return waited
 
-    assert asyncio.run(scenario()) < 8
+    assert asyncio.run(scenario()) < 12
 
 
 def test_an_org_whose_login_failed_waits_with_its_like_only() -> None:

@@ -100,6 +100,7 @@ def test_a_page_that_cannot_be_saved_just_now_keeps_no_other_stream_from_being_g
         reading.stop()
         assert time.monotonic() - began < 1.5
         assert rival.subscription.lease_id is None
+    until(lambda: acme.texts == ["waits"])  # by the thread that was at it
 
 
 def test_a_lease_that_nobody_renews_runs_out(acme: Company, read_streams: Start) -> None:
