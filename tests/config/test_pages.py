@@ -2,19 +2,20 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 from typing import Any
 
 import pytest
 
+from tests.support import wait_until
 from tests.support.web import Web
 
 
 @pytest.fixture(scope="module")
 def web(django_db_setup: None) -> Iterator[Web]:
-    with Web("tests.support.odd_pages") as running:
+    with Web("tests.config.odd_pages") as running:
         yield running
 
 
@@ -23,13 +24,6 @@ def ask(web: Web, method: str = "GET", path: str = "/", *arguments: Any) -> dict
     assert status == 200, said
     found: dict[str, Any] = json.loads(said)
     return found
-
-
-def wait_until(true: Callable[[], Any], *, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.05)
 
 
 def test_a_request_is_described_as_wsgi_does(web: Web) -> None:

@@ -22,6 +22,7 @@ from tenants.cache import old_secret_used_at, refusals_today
 from tenants.models import Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, build_world, whatsapp_text
+from tests.support import wait_until
 from tests.support.proxy import Proxy
 from tests.support.web import BARE, Web, database_url, own_path
 
@@ -41,13 +42,6 @@ def hello(world: World, text: str = "hello") -> bytes:
 def stored() -> list[bytes]:
     with every_org():
         return [bytes(row.body) for row in Inbox.objects.order_by("pk")]
-
-
-def wait_until(true: Callable[[], Any], *, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.02)
 
 
 # what is taken
@@ -184,7 +178,7 @@ def test_the_secret_of_before_a_change_is_still_accepted_and_noted(web: Web, acm
     assert web.post(acme, hello(acme), secret="new")[0] == 200  # at once
     assert old_secret_used_at(acme.account.pk) == ""
     assert web.post(acme, hello(acme), secret="s-acme")[0] == 200
-    wait_until(lambda: old_secret_used_at(acme.account.pk))
+    wait_until(lambda: old_secret_used_at(acme.account.pk) != "")
     assert len(stored()) == 3
 
 

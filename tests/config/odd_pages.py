@@ -1,4 +1,4 @@
-"""Pages that misbehave, served by two threads as the connector's are; run by Granian, as tests.support.odd_pages."""
+"""Pages that misbehave, served by two threads as the connector's are; run by Granian, as tests.config.odd_pages."""
 
 import json
 import os
