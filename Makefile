@@ -3,13 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := $(BIN)/python -m sandbox.stack run --
+RUN := $(BIN)/python -m devstack run --
 CHROMIUMS := chromium chromium-browser google-chrome
 
 .PHONY: demo test check audit faults bench
 
 demo: $(VENV)/installed  ## the whole system on this machine; EMPTY=1: set up nothing; CHECK=1: a script talks through it
-	@$(BIN)/python -m sandbox.stack demo $(if $(CHECK),--check) $(if $(EMPTY),--empty)
+	@$(BIN)/python -m devstack demo $(if $(CHECK),--check) $(if $(EMPTY),--empty)
 
 test: $(VENV)/installed $(VENV)/browser  ## every test, three files at a time, those through all processes early; ARGS="…" go to pytest
 	@$(RUN) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -20,15 +20,22 @@ from benchmarks.load import Company
 from benchmarks.page import Facts, print_row, say, write_report
 from benchmarks.rows import ROWS
 from benchmarks.sending import SendingFailed
-from sandbox.stack import ROOT, Stack, StackError, code_measured, example_documents
+from benchmarks.stored import store
+from devstack.documents import example_documents
+from devstack.family import StackError
+from devstack.stack import Stack
+from devstack.version import ROOT, code_measured
 
 PROCESSES = ("web", "worker", "subscriber")
 
 
-async def measure(bench: Bench, names: list[str]) -> list[Row]:
-    """Measure the rows that are named, one after the other."""
+async def measure(bench: Bench, names: list[str], stored: int) -> list[Row]:
+    """Measure the rows that are named, one after the other, beside so many stored messages."""
     rows: list[Row] = []
     await bench.warm_up()
+    if stored:
+        await asyncio.to_thread(store, bench.stack, stored)
+        bench.keep_stored()
     for name in names:
         began, others = time.monotonic(), others_seconds()
         what = (ROWS[name].__doc__ or "").split("\n")[0]
@@ -61,11 +68,11 @@ def move_in(stack: Stack) -> list[Company]:
     return companies
 
 
-async def measure_all(stack: Stack, companies: list[Company], names: list[str], size: Size) -> tuple[list[Row], Bench]:
+async def measure_all(stack: Stack, companies: list[Company], options: argparse.Namespace) -> tuple[list[Row], Bench]:
     """Measure on a stack that is up."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as client:
-        bench = Bench(stack, companies, client, size)
-        return await measure(bench, names), bench
+        bench = Bench(stack, companies, client, Size(options.runs, options.size))
+        return await measure(bench, options.rows, options.stored), bench
 
 
 def read_arguments() -> argparse.Namespace:
@@ -77,6 +84,7 @@ def read_arguments() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", dest="size", action="store_const", const="full", default="usual", help="an hour or more")
     size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="too short for figures that count")
+    parser.add_argument("--stored", type=int, default=0, help="messages in the database beforehand; 10000000 take 20 GB")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="these only, and no report")
     parser.add_argument("--report", type=Path, help="the folder of speed.md; docs, where all rows are measured")
     return parser.parse_args()
@@ -94,13 +102,12 @@ def main() -> int:
         stack.start()
         stack.wait_ready()
         companies = move_in(stack)
-        size = Size(options.runs, options.size)
-        rows, bench = asyncio.run(measure_all(stack, companies, options.rows, size))
+        rows, bench = asyncio.run(measure_all(stack, companies, options))
     minutes = (time.monotonic() - began) / 60
     say(f"\n{sum(row.holds for row in rows)} of {len(rows)} rows meet their musts; {minutes:.1f} minutes")
     folder = options.report or (ROOT / "docs" if len(rows) == len(ROWS) and options.size != "smoke" else None)
     if folder is not None:
-        write_report(folder, rows, Facts(measured, options.runs, options.size, minutes, 0, bench.memory))
+        write_report(folder, rows, Facts(measured, options.runs, options.size, minutes, options.stored, bench.memory))
     return 0 if all(row.holds for row in rows) else 1
 
 

@@ -17,7 +17,8 @@ from benchmarks.figures import Row
 from benchmarks.load import Company, Sent, reserve, result
 from benchmarks.page import say
 from benchmarks.sending import Load, prepare
-from sandbox.stack import ROOT, Stack
+from devstack.stack import Stack
+from devstack.version import ROOT
 
 ORGS = 4
 USERS = 150  # of each org
@@ -29,9 +30,11 @@ INBOUND, OUTBOUND = "inbound", "outbound"
 INBOX = "messaging_inbox"  # where there is one, the door only appends
 # what a run leaves behind
 LEFT_BEHIND = [
-    *("bench_arrival", INBOX, "messaging_message", "messaging_attempt", "messaging_lane", "messaging_address"),
-    *("messaging_conversation", "messaging_receivedevent", "messaging_session"),
+    *("bench_arrival", INBOX, "messaging_attempt", "messaging_message", "messaging_receivedevent", "messaging_session"),
+    *("messaging_lane", "messaging_address", "messaging_conversation"),
 ]
+KEPT = LEFT_BEHIND[-3:]  # where there are stored messages, which need them
+AT_REST = {"due_at": "NULL", "retry_at": "NULL", "failures": "0", "holder": "NULL", "trying": "NULL"}  # of a lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Bench:
         self.rows.execute("SET connector.org = '*'")
         self.rows.execute(FLOOR_TABLE)
         self.memory: dict[str, float] = {}
+        self.stored: dict[str, int] = {}  # the last row of each table that stays
 
     # the load
 
@@ -162,7 +166,7 @@ class Bench:
 
     def number_of(self, statement: str, *parameters: object) -> int:
         """Give the one number that a statement asks for."""
-        row = self.rows.execute(statement, parameters).fetchone()
+        row = self.rows.execute(statement.encode(), parameters).fetchone()
         return int(row[0]) if row else 0
 
     def has_table(self, name: str) -> bool:
@@ -192,9 +196,28 @@ class Bench:
             await asyncio.sleep(pause)
 
     def empty(self) -> None:
-        """Forget all that was received, so that each run begins alike."""
+        """Forget all that was received, so that each run begins alike; stored messages stay."""
         there = [name for name in LEFT_BEHIND if self.has_table(name)]
-        self.rows.execute(sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join(map(sql.Identifier, there))))
+        if not self.stored:
+            self.rows.execute(sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join(map(sql.Identifier, there))))
+            return
+        for name in there:
+            if name not in KEPT:
+                newer = sql.SQL("DELETE FROM {} WHERE id > %s").format(sql.Identifier(name))
+                self.rows.execute(newer, [self.stored.get(name, 0)])
+        known = "SELECT column_name FROM information_schema.columns WHERE table_name = 'messaging_lane'"
+        columns = {str(name) for (name,) in self.rows.execute(known)}
+        rest = [
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.SQL(AT_REST[name])) for name in AT_REST.keys() & columns
+        ]
+        self.rows.execute(sql.SQL("UPDATE messaging_lane SET {}").format(sql.SQL(", ").join(rest)))
+
+    def keep_stored(self) -> None:
+        """Let what there is now stay to the end."""
+        for name in LEFT_BEHIND:
+            if name not in KEPT and self.has_table(name):
+                last = sql.SQL("SELECT COALESCE(max(id), 0) FROM {}").format(sql.Identifier(name)).as_string()
+                self.stored[name] = self.number_of(last)
 
     # processes
 

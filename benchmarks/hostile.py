@@ -1,26 +1,29 @@
 """What somebody without credentials may send, each kind of it from a process of its own.
 
-python -m benchmarks.hostile < JOB     ({"kind": …, "web": where the connector listens, …} as JSON on one line)
+python -m benchmarks.hostile < JOB     (what ``job_of`` gives, as JSON on one line)
 
 It prints ``ready``, begins with the next line, goes on until its standard input ends, and tells then what it could do.
 """
 
 import asyncio
+import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
-from benchmarks.load import request, user
+from benchmarks.load import SIGNATURE_HEADER, request, user
 from benchmarks.loader import read_line
 
 BARE = "/api/infobip/inbound/messages"
 ANSWERS = "/api/infobip/inbound/answers"
+FORGED = "SHA256=" + "5" * 64  # well-formed, so that somebody must look further
 AGAIN = 0.2  # seconds before somebody whose connection was closed comes again
+PATIENCE = 30.0  # seconds for an answer
 HANGS = 1.0  # seconds after which a page that has not answered counts as one that hangs
 
 
@@ -51,12 +54,15 @@ class Attacker:
         reader, writer = await self.open()
         try:
             writer.write(request(self.web + path, body, {"Connection": "close", **(headers or {})}))
-            reading = asyncio.create_task(reader.read())
-            with suppress(ConnectionError):
-                await writer.drain()
-            answer = (await asyncio.wait_for(reading, 30)).decode(errors="replace")
-            self.came[f"answers {answer[9:12]}"] += 1
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionError):  # it may be refused before it has come
+                    await writer.drain()
+                answer = (await reader.read()).decode(errors="replace")
+            self.came[f"answers {answer[9:12]}" if answer else "closed without an answer"] += 1
             return answer
+        except ConnectionError:
+            self.came["closed without an answer"] += 1
+            raise
         finally:
             writer.close()
 
@@ -73,18 +79,20 @@ class Attacker:
 
 
 async def trickle(attacker: Attacker) -> None:
-    """Sixteen sockets send a byte a second of a body."""
+    """Sixteen sockets send a byte a second of a body, by turns to an account's own path and to the one that names none."""
+    urls = itertools.cycle([*attacker.job["webhooks"], attacker.web + BARE])
 
     async def drip() -> None:
         reader, writer = await attacker.open()
-        head = request(f"{attacker.web}{BARE}/{uuid4()}", b" " * 4000, {"X-Hub-Signature": "SHA256=0"})[:-4000]
+        head = request(next(urls), b" " * 4000, {SIGNATURE_HEADER: FORGED})[:-4000]
         try:
             writer.write(head)
             while not reader.at_eof():
                 writer.write(b" ")
                 await writer.drain()
                 with suppress(TimeoutError):
-                    answer = await asyncio.wait_for(reader.read(4096), 1)
+                    async with asyncio.timeout(1):
+                        answer = await reader.read(4096)
                     attacker.came[f"answers {answer[9:12].decode()}"] += 1
                     return
         finally:
@@ -136,7 +144,7 @@ async def spaces(attacker: Attacker) -> None:
 async def random_uuids(attacker: Attacker) -> None:
     """Webhooks to accounts that do not exist, 200 a second."""
     body = json.dumps({"results": [{"messageId": "1", "from": user(1)}]}).encode()
-    await attacker.at_rate(200, lambda: attacker.post(f"{BARE}/{uuid4()}", body, {"X-Hub-Signature": "SHA256=00"}))
+    await attacker.at_rate(200, lambda: attacker.post(f"{BARE}/{uuid4()}", body, {SIGNATURE_HEADER: FORGED}))
 
 
 async def hanging_pages(attacker: Attacker) -> None:
@@ -179,6 +187,23 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
     "random account ids": random_uuids,
     "sixteen hanging pages": hanging_pages,
 }
+
+
+class Known(Protocol):
+    """What anybody may know of a company: its number, and where its webhooks go."""
+
+    @property
+    def sender(self) -> str: ...
+
+    @property
+    def webhook(self) -> str: ...
+
+
+def job_of(kind: str, web: str, companies: Iterable[Known]) -> dict[str, Any]:
+    """Write the job of an attack on a site."""
+    known = list(companies)
+    senders, webhooks = [each.sender for each in known], [each.webhook for each in known]
+    return {"kind": kind, "web": web, "senders": senders, "webhooks": webhooks}
 
 
 async def attack(job: dict[str, Any]) -> Counter[str]:

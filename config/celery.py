@@ -1,4 +1,4 @@
-"""The Celery app, and the two steps that make a Celery worker a carrier of lanes or a reader of streams.
+"""The Celery app, and the two steps that make a Celery worker a sender of messages or a reader of streams.
 
 Both are steps of the *worker* blueprint: they start before the broker is looked for, and live through its loss.
 """
@@ -16,7 +16,7 @@ from config.ending import Ending
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 # A worker that loses the broker while a task is not acknowledged dies of kombu's putting it back, on a connection that is
-# gone by then. Nothing needs it back: what a lost ring stood for is in the rows, and beat makes its tasks again.
+# gone by then. Nothing needs it back: what a lost task stood for is in the rows, and beat makes its tasks again.
 QoS.restore_at_shutdown = False
 
 app = Celery("connector")
@@ -51,7 +51,7 @@ def keep_our_logging(**_: Any) -> None:
 
 
 class CarryLanes(bootsteps.StartStopStep):
-    """Carries lanes for as long as the worker lives; the broker only rings."""
+    """Carries lanes for as long as the worker lives; no broker is needed."""
 
     def __init__(self, parent: Any, subscriptions: bool = False, **options: Any) -> None:
         super().__init__(parent, **options)
@@ -66,7 +66,8 @@ class CarryLanes(bootsteps.StartStopStep):
         housekeeping.running = housekeeping.Housekeeping(worker.running.wake)
         worker.running.start(also=housekeeping.running.wake)
         housekeeping.running.start()
-        self.ending = Ending(housekeeping.running.stop, worker.running.stop)
+        # lanes first: others wait for them
+        self.ending = Ending(housekeeping.running.stopping.set, worker.running.stop, housekeeping.running.stop)
 
     def stop(self, parent: Any) -> None:
         self.ending.stop()

@@ -5,7 +5,6 @@ from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
-from kombu import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +24,13 @@ class PatientConsumer(Consumer):
         super().__init__(*args, **kwargs)
         self.connection_errors = (Exception,)
 
-    def ensure_connected(self, conn: Connection) -> Connection:
+    def ensure_connected(self, conn: Any) -> Any:
         """Try once: Celery's own loop waits longer each time, up to half a minute after the broker is back."""
-        return conn.ensure_connection(max_retries=0)
+        try:
+            return conn.ensure_connection(max_retries=0)
+        except Exception:
+            conn.transport.cycle.poller.close()  # which is left to the garbage collector: a file a second, for hours
+            raise
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Pause, and let Celery try again."""

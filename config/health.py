@@ -16,7 +16,7 @@ from psycopg import errors
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from tenants.broker import remember
+from tenants.cache import with_redis
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ def ready(_request: HttpRequest) -> JsonResponse:
         log.error("database down", error=type(exc).__name__)
         connection.close()
         parts |= {"database": "does not answer" if isinstance(exc, TimeoutError) else "down", "migrations": "unknown"}
-    if not remember(_takes_tasks, otherwise=False):
+    if not with_redis(_takes_tasks, default=False):
         parts["broker"] = "down"
     usable = parts["database"] == "up" and parts["migrations"] == "applied"
     return JsonResponse(parts, status=200 if usable else 503)
@@ -59,8 +59,7 @@ def _applied_migrations() -> set[tuple[str, str]]:
 
     :raises TimeoutError: if it is busy with something else, or says nothing
     """
-    connection.ensure_connection()
-    *_, result = _ask(connection.connection.pgconn, APPLIED)
+    *_, result = _ask(_connected(), APPLIED)
     if result.status == ExecStatus.TUPLES_OK:
         values = [[result.get_value(row, column) or b"" for column in (0, 1)] for row in range(result.ntuples)]
         return {(app.decode(), name.decode()) for app, name in values}
@@ -70,6 +69,19 @@ def _applied_migrations() -> set[tuple[str, str]]:
     if state == errors.QueryCanceled.sqlstate:
         raise TimeoutError
     raise errors.OperationalError(f"the database refused to answer ({state})")
+
+
+def _connected() -> PGconn:
+    """Give a connection that the other end has not closed meanwhile; to ask it would wait where the server is frozen."""
+    if connection.connection is not None:
+        try:
+            for _ in range(2):  # why it ends may come before the end
+                connection.connection.pgconn.consume_input()
+        except PsycopgError:
+            connection.close()
+    connection.ensure_connection()
+    pgconn: PGconn = connection.connection.pgconn
+    return pgconn
 
 
 def _ask(pgconn: PGconn, statements: bytes) -> list[PGresult]:

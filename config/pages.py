@@ -14,13 +14,12 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import Any
 
 import structlog
 from django.conf import settings
 
-from messaging.door import answer
+from messaging.door import send_refusal
 from messaging.door_body import ClientGone, Held, Receive, Room, length_of
 from messaging.door_refusals import Refused
 
@@ -31,7 +30,7 @@ WAIT_SECONDS = 10.0  # for a thread
 MOST_BODIES = 16 * 1024 * 1024  # bytes, of all requests that are read or wait
 PIECE = 64 * 1024  # bytes of a response that are sent on at once
 MOST_UNSENT = 1024 * 1024  # bytes that a thread may be ahead of the client; most responses are smaller than this
-STALL_SECONDS = 20.0  # for a client to take the next piece
+STALL_SECONDS = 10.0  # for a client to take the next piece
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -52,7 +51,7 @@ class Pages:
         self._room = Room(MOST_BODIES)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with a page; 408 and 413 for a body that is none of a page's, 503 while all threads are busy."""
+        """Answer a request with a page; 408 and 413 for a body too slow or too large, 503 while all threads are busy."""
         try:
             with Held(self._room) as held:
                 limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
@@ -63,8 +62,7 @@ class Pages:
                 work.add_done_callback(lambda _: response.loop.call_soon_threadsafe(self._free.release))
                 await response.send_on(send)
         except Refused as refused:
-            text = f"{HTTPStatus(refused.status).phrase}\n".encode()
-            await answer(send, refused.status, text, [(b"content-type", b"text/plain")])
+            await send_refusal(refused, send)
         except (ClientGone, TimeoutError):
             return  # it does not send its body, or does not take the response
 

@@ -37,7 +37,7 @@ class Unsupported:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InfobipMessageRef:
     """Where a message stands in a conversation at Infobip: ids of its own, which no other webhook tells."""
 
     conversation: str
@@ -55,7 +55,7 @@ class MessageReceived:
     name: str  # the WhatsApp profile name, or empty
     text: str  # what the rep reads; other kinds than text as one readable line
     received_at: datetime
-    place: Place | None = None
+    ref: InfobipMessageRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ MARK = "\u25b8"  # a small triangle; begins each line that is ours, not an end u
 _LIKE_THE_MARK = "\u25b8\u25b6\u25ba\u2023\u23f5"
 
 
-def unmarked(text: str) -> str:
+def strip_mark(text: str) -> str:
     """Take out of an end user's text what could pass for our mark."""
     return re.sub(f"[{_LIKE_THE_MARK}]", ">", text)
 
@@ -138,7 +138,7 @@ def clean(text: str) -> str:
 def split_text(text: str, limit: int) -> Iterator[str]:
     """Cut a text into parts of at most ``limit`` characters, at white space where there is some.
 
-    Parts that would hold nothing to read are left out, since the far sides refuse them. Where there is no white space,
+    Parts that would hold nothing to read are left out, since both platforms refuse them. Where there is no white space,
     what a reader sees as one character (an emoji of several code points, a letter with its accents) stays whole.
     """
     begin = 0  # cutting what is left off the text each time would take minutes where it has megabytes

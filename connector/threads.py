@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -42,27 +43,31 @@ class Threads:
 
     async def _run(self, work: Callable[[], T]) -> T:
         async with self._free:
-            loop = asyncio.get_running_loop()
-            result: asyncio.Future[T] = loop.create_future()
-
-            def settle(value: T | None, exc: BaseException | None) -> None:
-                if result.done():
-                    return
-                if exc is None:
-                    result.set_result(value)  # type: ignore[arg-type]
-                else:
-                    result.set_exception(exc)
-
-            def in_thread() -> None:
-                value, exc = None, None
-                try:
-                    value = work()
-                except BaseException as raised:
-                    exc = raised
-                try:
-                    loop.call_soon_threadsafe(settle, value, exc)
-                except RuntimeError:
-                    return  # the loop has ended meanwhile
-
-            threading.Thread(target=in_thread, daemon=True).start()
+            result, run = promise(work)
+            threading.Thread(target=run, daemon=True).start()
             return await result
+
+
+def promise(work: Callable[[], T]) -> tuple[asyncio.Future[T], Callable[[], None]]:
+    """Make a future of this event loop for what ``work`` gives or raises, and what another thread is to run for it."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: Any, exc: BaseException | None) -> None:
+        if result.done():  # nobody waits any more
+            return
+        if exc is None:
+            result.set_result(value)
+        else:
+            result.set_exception(exc)
+
+    def run() -> None:
+        value, exc = None, None
+        try:
+            value = work()
+        except BaseException as raised:
+            exc = raised
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, value, exc)
+
+    return result, run

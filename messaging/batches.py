@@ -1,50 +1,30 @@
-"""Works on many orgs' rows at once, and on one at a time where that raises: nobody's row stops the others.
-
-And it says whose fault an error is: a row's, which is then counted on it, or the database's, which passes by itself.
-"""
+"""Works on many orgs' rows at once, and on one at a time where that raises: nobody's row stops the others."""
 
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
+from django.db import connection, transaction
 
 from messaging.query import query
+from tenants.database import facts_of, is_database_trouble, sqlstate
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-LOCK_SECONDS = 2.0  # how long a transaction waits for a row that somebody else holds
+LOCK_SECONDS = 1.0  # how long a transaction waits for a row that somebody else holds
+MOST_ALONE = 20  # rows of an org that are taken one at a time in one turn
 DATABASE_USERS = 4  # threads of this process that use the database for a moment, at once; the pool has few connections
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_FAULTS_OF_ROWS = ("0A", "21", "22", "23", "42", "44", "54", "P0")
 _ONE_ORGS_TROUBLE = ("40001", "40P01", "55P03", "57014")  # somebody holds a lock, or a statement took too long
 
 _users = threading.BoundedSemaphore(DATABASE_USERS)
-
-
-def is_database_trouble(exc: BaseException) -> bool:
-    """Tell whether the database, not a row, is at fault; what PostgreSQL does not classify is the database's trouble."""
-    if not isinstance(exc, DatabaseError | InterfaceError):
-        return False
-    state = _sqlstate(exc)
-    return (
-        not state.startswith(_FAULTS_OF_ROWS)
-        if state
-        else isinstance(exc, OperationalError | InternalError | InterfaceError)
-    )
-
-
-def _sqlstate(exc: BaseException) -> str:
-    return getattr(exc.__cause__, "sqlstate", None) or ""
 
 
 @contextmanager
@@ -77,43 +57,47 @@ def work_on(
     :return: what the parts gave
     :raises django.db.Error: if the database is in trouble; what was done until then is committed
     """
-    rows = [(org_id, row) for org_id, of_org in groups.items() for row in of_org]
-    if not rows:
-        return []
+    done: list[R] = []
+    troubled: list[tuple[int, Sequence[T], Exception]] = []
+    rows = [row for of_org in groups.values() for row in of_org]
+    if rows and (error := _attempt(rows, work, done)) is not None:
+        log.warning("a batch is taken in parts", orgs=len(groups), rows=len(rows), **facts_of(error))
+        for org_id, of_org in groups.items():
+            if len(groups) == 1 or (error := _attempt(of_org, work, done)) is not None:
+                troubled.append((org_id, of_org, error))
+    # last, and a few at a time, since nobody else should wait for them; the others are due at the next turn
+    for org_id, of_org, of_all in troubled:
+        for row in of_org[:MOST_ALONE]:
+            alone = of_all if len(of_org) == 1 else _attempt([row], work, done)
+            if alone is not None:
+                _count(org_id, row, alone, set_aside)
+    return done
+
+
+def _attempt(rows: Sequence[T], work: Callable[[Sequence[T]], R], done: list[R]) -> Exception | None:
     try:
         with brief_transaction():
-            return [work([row for _, row in rows])]
+            result = work(rows)
     except Exception as exc:
-        trouble = is_database_trouble(exc)
-        if trouble and _sqlstate(exc) not in _ONE_ORGS_TROUBLE:
+        if is_database_trouble(exc) and sqlstate(exc) not in _ONE_ORGS_TROUBLE:
             raise
-        if len(rows) == 1:
-            if trouble:  # taken again at the next turn
-                log.warning("a row waits for the database", org=rows[0][0], error=type(exc.__cause__).__name__)
-            else:
-                _set_aside(rows[0], exc, set_aside)
-            return []
-        log.warning("a batch is taken in parts", orgs=len(groups), rows=len(rows), error=type(exc).__name__)
-    parts: list[Mapping[int, Sequence[T]]]
-    parts = [{org: of_org} for org, of_org in groups.items()] if len(groups) > 1 else [{org: [row]} for org, row in rows]
-    return [result for part in parts for result in work_on(part, work, set_aside=set_aside)]
+        return exc
+    done.append(result)
+    return None
 
 
-def _set_aside(row: tuple[int, T], exc: Exception, set_aside: Callable[[T, Exception], None]) -> None:
-    log.error("a row is set aside", org=row[0], error=type(exc).__name__, where=where(exc))
+def _count(org_id: int, row: T, exc: Exception, set_aside: Callable[[T, Exception], None]) -> None:
+    if is_database_trouble(exc):  # such as a lock that somebody holds: nobody's fault, and taken again at the next turn
+        log.warning("a row waits for the database", org=org_id, **facts_of(exc))
+        return
+    log.error("a row is set aside", org=org_id, **facts_of(exc))
     try:
         with brief_transaction():
-            set_aside(row[1], exc)
+            set_aside(row, exc)
     except Exception as again:
         if is_database_trouble(again):
             raise
-        log.error("a row could not be set aside", org=row[0], error=type(again).__name__, where=where(again))
-
-
-def where(exc: BaseException) -> str:
-    """Name our lines that an error went through, for the log; its text may hold what a person wrote."""
-    frames = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
-    return " > ".join(f"{Path(each.filename).name}:{each.lineno}" for each in frames[-4:])
+        log.error("a row could not be set aside", org=org_id, **facts_of(again))
 
 
 def in_words(exc: Exception) -> str:

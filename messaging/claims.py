@@ -76,6 +76,57 @@ class Given(NamedTuple):
     carried: datetime | None = None
 
 
+# Which orgs have due lanes, and which endpoints of theirs, is found by leaps over the index: it costs by their number,
+# however many lanes wait. Then each endpoint gives its share; a probe does not wait for the pause of its lane. The bound is
+# statement_timestamp(): the index cannot be searched by clock_timestamp(), which changes from row to row.
+LOCK_DUE = """
+WITH RECURSIVE org (id) AS (
+    (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL AND holder IS NULL ORDER BY org_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL AND holder IS NULL AND org_id > org.id
+            ORDER BY org_id LIMIT 1)
+    FROM org WHERE org.id IS NOT NULL),
+due_endpoint (org_id, direction, upstream, endpoint_id) AS (
+    SELECT org.id, of.direction, of.upstream, (
+        SELECT endpoint_id FROM messaging_lane
+        WHERE org_id = org.id AND direction = of.direction AND due_at IS NOT NULL AND holder IS NULL
+        ORDER BY endpoint_id LIMIT 1)
+    FROM org CROSS JOIN unnest(%s::text[], %s::text[]) AS of (direction, upstream)
+    WHERE org.id IS NOT NULL
+    UNION ALL
+    SELECT endpoint.org_id, endpoint.direction, endpoint.upstream, (
+        SELECT endpoint_id FROM messaging_lane
+        WHERE org_id = endpoint.org_id AND direction = endpoint.direction AND endpoint_id > endpoint.endpoint_id
+          AND due_at IS NOT NULL AND holder IS NULL
+        ORDER BY endpoint_id LIMIT 1)
+    FROM due_endpoint endpoint WHERE endpoint.endpoint_id IS NOT NULL),
+open_endpoint AS MATERIALIZED (
+    SELECT endpoint.org_id, endpoint.direction, endpoint.endpoint_id, COALESCE(share.held, 0) AS held,
+        CASE WHEN probe.org_id IS NOT NULL THEN 1 ELSE LEAST(COALESCE(share.more, %s), %s) END AS more,
+        CASE WHEN probe.org_id IS NOT NULL THEN 'infinity' ELSE statement_timestamp() END AS until
+    FROM due_endpoint endpoint
+    LEFT JOIN unnest(%s::bigint[], %s::text[], %s::bigint[], %s::int[], %s::int[])
+      AS share (org_id, upstream, endpoint_id, more, held) USING (org_id, upstream, endpoint_id)
+    LEFT JOIN unnest(%s::bigint[], %s::text[], %s::bigint[])
+      AS probe (org_id, upstream, endpoint_id) USING (org_id, upstream, endpoint_id)
+    WHERE endpoint.endpoint_id IS NOT NULL AND (probe.org_id IS NOT NULL OR NOT EXISTS (
+        SELECT 1 FROM messaging_circuit circuit
+        WHERE circuit.org_id = endpoint.org_id AND circuit.upstream = endpoint.upstream
+          AND circuit.endpoint_id = endpoint.endpoint_id AND circuit.opened_at IS NOT NULL))),
+candidate AS MATERIALIZED (
+    SELECT lane.id, lane.due_at, endpoint.org_id, endpoint.direction, endpoint.endpoint_id, endpoint.held
+    FROM open_endpoint endpoint CROSS JOIN LATERAL (
+        SELECT id, due_at FROM messaging_lane
+        WHERE org_id = endpoint.org_id AND direction = endpoint.direction AND endpoint_id = endpoint.endpoint_id
+          AND due_at IS NOT NULL AND holder IS NULL
+          AND due_at <= endpoint.until AND (retry_at IS NULL OR retry_at <= endpoint.until)
+        ORDER BY due_at LIMIT endpoint.more
+        FOR NO KEY UPDATE SKIP LOCKED) AS lane)
+SELECT id FROM candidate
+ORDER BY row_number() OVER (PARTITION BY org_id, direction, endpoint_id ORDER BY due_at) + held, due_at
+LIMIT %s"""
+
+
 def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8) -> list[int]:
     """Lock due lanes that nobody holds.
 
@@ -87,52 +138,7 @@ def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8) -> list
     """
     probes = circuits.take_probes()
     rows = query(
-        """WITH RECURSIVE org (id) AS (
-               (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL AND holder IS NULL ORDER BY org_id LIMIT 1)
-               UNION ALL
-               SELECT (SELECT org_id FROM messaging_lane WHERE due_at IS NOT NULL AND holder IS NULL AND org_id > org.id
-                       ORDER BY org_id LIMIT 1)
-               FROM org WHERE org.id IS NOT NULL),
-           way (org_id, direction, upstream, endpoint_id) AS (
-               SELECT org.id, of.direction, of.upstream, (
-                   SELECT endpoint_id FROM messaging_lane
-                   WHERE org_id = org.id AND direction = of.direction AND due_at IS NOT NULL AND holder IS NULL
-                   ORDER BY endpoint_id LIMIT 1)
-               FROM org CROSS JOIN unnest(%s::text[], %s::text[]) AS of (direction, upstream)
-               WHERE org.id IS NOT NULL
-               UNION ALL
-               SELECT way.org_id, way.direction, way.upstream, (
-                   SELECT endpoint_id FROM messaging_lane
-                   WHERE org_id = way.org_id AND direction = way.direction AND endpoint_id > way.endpoint_id
-                     AND due_at IS NOT NULL AND holder IS NULL
-                   ORDER BY endpoint_id LIMIT 1)
-               FROM way WHERE way.endpoint_id IS NOT NULL),
-           open_way AS MATERIALIZED (
-               SELECT way.org_id, way.direction, way.endpoint_id, probe.org_id IS NOT NULL AS probing,
-                   COALESCE(share.held, 0) AS held,
-                   CASE WHEN probe.org_id IS NOT NULL THEN 1 ELSE LEAST(COALESCE(share.more, %s), %s) END AS more
-               FROM way
-               LEFT JOIN unnest(%s::bigint[], %s::text[], %s::bigint[], %s::int[], %s::int[])
-                 AS share (org_id, upstream, endpoint_id, more, held) USING (org_id, upstream, endpoint_id)
-               LEFT JOIN unnest(%s::bigint[], %s::text[], %s::bigint[])
-                 AS probe (org_id, upstream, endpoint_id) USING (org_id, upstream, endpoint_id)
-               WHERE way.endpoint_id IS NOT NULL AND (probe.org_id IS NOT NULL OR NOT EXISTS (
-                   SELECT 1 FROM messaging_circuit circuit
-                   WHERE circuit.org_id = way.org_id AND circuit.upstream = way.upstream
-                     AND circuit.endpoint_id = way.endpoint_id AND circuit.opened_at IS NOT NULL))),
-           candidate AS MATERIALIZED (
-               SELECT lane.id, lane.due_at, way.org_id, way.direction, way.endpoint_id, way.held
-               FROM open_way way CROSS JOIN LATERAL (
-                   SELECT id, due_at FROM messaging_lane
-                   WHERE org_id = way.org_id AND direction = way.direction AND endpoint_id = way.endpoint_id
-                     AND due_at IS NOT NULL AND holder IS NULL
-                     AND (due_at <= clock_timestamp() OR way.probing)
-                     AND (retry_at IS NULL OR retry_at <= clock_timestamp() OR way.probing)
-                   ORDER BY due_at LIMIT way.more
-                   FOR NO KEY UPDATE SKIP LOCKED) AS lane)
-           SELECT id FROM candidate
-           ORDER BY row_number() OVER (PARTITION BY org_id, direction, endpoint_id ORDER BY due_at) + held, due_at
-           LIMIT %s""",
+        LOCK_DUE,
         [
             *([direction.value for direction in UPSTREAM_OF], [upstream.value for upstream in UPSTREAM_OF.values()]),
             *(share, most),
@@ -270,10 +276,15 @@ def mark_abandoned_attempts_in_doubt(*, me: int) -> int:
 def _free_lanes_of(holder: int) -> int:
     freed = query(
         """WITH freed AS (
-               UPDATE messaging_lane lane SET holder = NULL, trying = NULL, due_at = clock_timestamp(),
-                   retry_at = CASE WHEN old.trying IS NOT NULL AND lane.direction = 'outbound'
-                                   THEN clock_timestamp() + make_interval(secs => %s) END
-               FROM (SELECT id, trying FROM messaging_lane WHERE holder = %s ORDER BY id FOR NO KEY UPDATE) AS old
+               UPDATE messaging_lane lane SET holder = NULL, trying = NULL,
+                   due_at = clock_timestamp() + waits.pause,
+                   retry_at = clock_timestamp() + NULLIF(waits.pause, interval '0')
+               FROM (
+                   SELECT id, trying, direction FROM messaging_lane WHERE holder = %s
+                   ORDER BY id FOR NO KEY UPDATE) AS old
+               CROSS JOIN LATERAL (SELECT CASE
+                   WHEN old.trying IS NOT NULL AND old.direction = 'outbound' THEN make_interval(secs => %s)
+                   ELSE interval '0' END AS pause) AS waits
                WHERE lane.id = old.id RETURNING lane.org_id, old.trying),
            doubted AS (
                INSERT INTO messaging_attempt (org_id, message_id, started_at, ended_at, outcome, code, detail, request_id)
@@ -286,7 +297,7 @@ def _free_lanes_of(holder: int) -> int:
            counted AS (
                UPDATE messaging_message SET tries = tries + 1 WHERE id IN (SELECT message_id FROM doubted))
            SELECT 1 FROM freed""",
-        [RECOVERY_SECONDS, holder],
+        [holder, RECOVERY_SECONDS],
     )
     return len(freed)
 

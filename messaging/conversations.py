@@ -100,7 +100,7 @@ class Heard:
     conversation_id: int
     name: str = ""
     language: str = ""
-    identifier: str = ""  # Salesforce's id, told by a rep's message: so a session is open
+    identifier: str = ""  # Salesforce's id, given by a rep's message: so a session is open
     sender_id: int | None = None  # that the end user wrote to, or that we write by
     written_at: datetime | None = None
 

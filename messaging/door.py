@@ -1,8 +1,8 @@
 """The door that Infobip posts to: proof, one row, 200. It runs on the web server's event loop, in front of Django.
 
-In this order, so that a stranger costs next to nothing: address and method, account, a signature header before a byte of
-the body is read, size, the body within bounds of time and memory, its HMAC, and only then a look at what it is. What it
-says is found out by ingesting (messaging/ingest.py), once it is stored.
+In this order, so that a request without credentials costs next to nothing: address and method, account, a
+signature header before a byte of the body is read, size, the body within bounds of time and memory, its HMAC, and only
+then a look at what it is. What it says is found out by ingesting (messaging/ingest.py), once it is stored.
 """
 
 import json
@@ -136,13 +136,10 @@ class Door:
         # each account may name its own header, and whose this is only the body can say
         if not any(digest_in(value.decode("latin-1")) for _, value in headers):
             raise Refused(401, "no signature", NOT_SIGNED)
-        began = time.monotonic()
         with Held(self._bare_room) as held:
             limit = min(LARGEST_BARE, settings.LARGEST_WEBHOOK)
             body = await held.read(receive, length=length_of(headers, limit), limit=limit)
-            uuids = await self.accounts.candidates(body)
-            found = filter(None, [await self.accounts.find(uuid, since=began) for uuid in uuids])
-            account = _signer(list(found), headers, body)
+            account = await self.accounts.signer(body, lambda accounts: _signer(accounts, headers, body))
             try:
                 await self._append(account, body)
             except Refused as refused:
@@ -218,6 +215,11 @@ def _signer(accounts: Sequence[Account], headers: Headers, body: bytes) -> Accou
 async def refuse(refused: Refused, scope: Scope, send: Send) -> None:
     """Answer with an error, and note it."""
     refusals.note(refused, (name.decode("latin-1") for name, _ in scope["headers"]))
+    await send_refusal(refused, send)
+
+
+async def send_refusal(refused: Refused, send: Send) -> None:
+    """Answer with an error."""
     headers = [(b"content-type", b"application/json")]
     if refused.status == 405:
         headers.append((b"allow", b"POST"))

@@ -7,8 +7,9 @@ one query, in a thread. Uuids that nobody has wait together, in a bounded number
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from uuid import UUID
@@ -23,13 +24,13 @@ from messaging.door_refusals import Refused
 from messaging.models import Message
 from messaging.query import query
 from tenants.encryption import CannotDecrypt, decrypt
-from tenants.models import InfobipAccount, Sender
+from tenants.models import Sender
 from tenants.tenancy import every_org
 
 log = structlog.get_logger(__name__)
 
 KNOWN_SECONDS = 5.0  # for which an account is taken as it was read
-ANSWER_SECONDS = 3.0  # for which a request waits to be told whose it is
+ANSWER_SECONDS = 3.0  # for which a request waits until its account is known
 TURN_SECONDS = 0.02  # from one query to the next: what comes meanwhile shares it
 STATEMENT_SECONDS = 2
 MOST_IN_TURN = 500
@@ -41,6 +42,7 @@ MOST_UNKNOWN = 1000
 MOST_CANDIDATES = 5
 MOST_RESULTS = 100
 MOST_BARE_WAITING = 32
+PENALTY = 3.0  # times as long as it took to find out that somebody proves nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class Account:
     org_id: int
     signature_header: bytes
     secrets: tuple[str, str] | None
+
+
+Judge = Callable[[Sequence[Account]], Account]
 
 
 class Accounts:
@@ -126,35 +131,39 @@ class Accounts:
             if len(kept) > most:
                 del kept[next(iter(kept))]  # the one that was read longest ago
 
-    async def candidates(self, body: bytes) -> list[str]:
-        """Name the accounts that a body on the bare path may come from, by uuid: a handful, whatever it says.
+    async def signer(self, body: bytes, judge: Judge) -> Account:
+        """Find out who signed a body on the bare path, among the few accounts that it may come from.
 
-        :raises Refused: 503 if too many wait for that, or it cannot be found out now
+        :param judge: says which of them did, or raises ``Refused``; it runs in a thread
+        :raises Refused: 503 if too many wait for that, or it cannot be found out now; and what the judge raises
         """
         if self._bare_waiting >= MOST_BARE_WAITING:
             raise _cannot_say()
         self._bare_waiting += 1
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(loop.run_in_executor(self._bare_thread, _read_candidates, body))
-        task.add_done_callback(self._bare_done)
+        answer = asyncio.get_running_loop().run_in_executor(self._bare_thread, _find_signer, body, judge)
+        answer.add_done_callback(self._bare_done)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await asyncio.shield(task)
+                return await asyncio.shield(answer)
         except (DatabaseError, InterfaceError, TimeoutError):
             raise _cannot_say() from None
 
-    def _bare_done(self, task: "asyncio.Future[list[str]]") -> None:
+    def _bare_done(self, answer: asyncio.Future[Account]) -> None:
         self._bare_waiting -= 1
-        if not task.cancelled():
-            task.exception()
+        answer.exception()  # asked for here, in case nobody waits any more
 
 
 def _cannot_say() -> Refused:
     return Refused(503, "account not found out", "The message cannot be stored now. Send it again.")
 
 
+# secrets as ciphertext: one account's that cannot be decrypted must not keep the others of the query out
+_ACCOUNT = """SELECT uuid::text, id, org_id, signature_header, webhook_secret, previous_webhook_secret
+              FROM tenants_infobipaccount"""
+
+
 def _connect() -> None:
-    """Have a connection that no lock holds up for long; this thread is ours alone, so it can be told so once."""
+    """Have a connection that no lock holds up for long; this thread is ours alone, so this is set once."""
     connection.close_if_unusable_or_obsolete()
     if connection.connection is None:
         with connection.cursor() as cursor:
@@ -176,12 +185,7 @@ def _read_accounts(uuids: Sequence[str]) -> dict[str, Account]:
 def _select_accounts(uuids: Sequence[str]) -> dict[str, Account]:
     with every_org():
         _connect()
-        # as ciphertext: one account's that cannot be decrypted must not keep the others of the query out
-        rows = query(
-            """SELECT uuid::text, id, org_id, signature_header, webhook_secret, previous_webhook_secret
-               FROM tenants_infobipaccount WHERE uuid = ANY(%s::uuid[])""",
-            [list(uuids)],
-        )
+        rows = query(f"{_ACCOUNT} WHERE uuid = ANY(%s::uuid[])", [list(uuids)])
     return {uuid: _account(*row) for uuid, *row in rows}
 
 
@@ -196,18 +200,18 @@ def _account(account_id: int, org_id: int, header: str, secret: str, previous: s
     return Account(account_id, org_id, name.encode("ascii", "replace"), secrets)
 
 
-def _read_candidates(body: bytes) -> list[str]:
+def _find_signer(body: bytes, judge: Judge) -> Account:
+    began = time.monotonic()
     try:
-        results = results_of(json.loads(body))
-    except (ValueError, RecursionError):
-        return []
-    numbers: set[str] = set()
-    uuids: set[UUID] = set()
-    for result in islice(results, MOST_RESULTS):
-        if len(numbers) < MOST_CANDIDATES and (number := business_number(result)):
-            numbers.add(number)
-        if len(uuids) < MOST_CANDIDATES and (uuid := reported_message(result)):
-            uuids.add(uuid)
+        return judge(_read_candidates(body))
+    except Refused:
+        # requests without credentials get a part of this thread's time, and of the interpreter's, whatever they send
+        time.sleep(PENALTY * (time.monotonic() - began))
+        raise
+
+
+def _read_candidates(body: bytes) -> list[Account]:
+    numbers, uuids = _names_in(body)
     try:
         with every_org():
             _connect()
@@ -215,8 +219,21 @@ def _read_candidates(body: bytes) -> list[str]:
             reported = Message.objects.filter(uuid__in=uuids, sender__isnull=False)
             ids |= set(reported.values_list("sender__account_id", flat=True))
             # the oldest first: who claims another's number later cannot crowd it out
-            accounts = InfobipAccount.objects.filter(pk__in=ids).order_by("pk").values_list("uuid", flat=True)
-            return [str(uuid) for uuid in accounts[:MOST_CANDIDATES]]
+            rows = query(f"{_ACCOUNT} WHERE id = ANY(%s) ORDER BY id LIMIT %s", [sorted(ids), MOST_CANDIDATES])
+            return [_account(*row) for _, *row in rows]
     except (DatabaseError, InterfaceError):
         connection.close()
         raise
+
+
+def _names_in(body: bytes) -> tuple[set[str], set[UUID]]:
+    """Name the senders, and the messages reported on, that a body speaks of: a handful, whatever it says."""
+    numbers: set[str] = set()
+    uuids: set[UUID] = set()
+    with suppress(ValueError, RecursionError):
+        for result in islice(results_of(json.loads(body)), MOST_RESULTS):
+            if len(numbers) < MOST_CANDIDATES and (number := business_number(result)):
+                numbers.add(number)
+            if len(uuids) < MOST_CANDIDATES and (uuid := reported_message(result)):
+                uuids.add(uuid)
+    return numbers, uuids

@@ -1,4 +1,4 @@
-"""What the doors turn away: why, what the sender is told, and how it is counted without a cost to those who are let in."""
+"""What the door refuses: why, with what answer, and how it is counted without a cost to those who are let in."""
 
 import threading
 import time
@@ -8,12 +8,11 @@ from typing import Self
 
 import structlog
 
-from tenants.broker import count_refusal, note_old_secret
+from tenants.cache import count_refusal, note_old_secret
 
 log = structlog.get_logger(__name__)
 
-FLUSH_SECONDS = 1.0
-LOG_SECONDS = 10.0  # one line for each account and reason in this time, with their number
+FLUSH_SECONDS = 2.0  # in which one line is logged for each account and reason, with their number
 MOST_NAMES = 30
 
 _Key = tuple[int | None, int | None, int, str]  # org, account, status, reason
@@ -49,20 +48,17 @@ class Refusals:
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
-        self._uncounted: Counter[_Key] = Counter()
-        self._unlogged: dict[_Key, tuple[int, list[str]]] = {}
-        self._logged_at: dict[_Key, float] = {}
+        self._counts: Counter[_Key] = Counter()
+        self._names: dict[_Key, list[str]] = {}
         self._old_secrets: set[int] = set()
 
     def note(self, refused: Refused, header_names: Iterable[str]) -> None:
         """Note a refusal; of the headers only the names, for a signature under another name is the commonest mistake."""
         key = (refused.org_id, refused.account_id, refused.status, refused.reason)
         with self._lock:
-            self._uncounted[key] += 1
-            count, names = self._unlogged.get(key, (0, []))
-            if not names:
-                names = sorted(name[:60] for name, _ in zip(header_names, range(MOST_NAMES), strict=False))
-            self._unlogged[key] = (count + 1, names)
+            self._counts[key] += 1
+            if key not in self._names:
+                self._names[key] = sorted(name[:60] for name, _ in zip(header_names, range(MOST_NAMES), strict=False))
         self._wake()
 
     def note_old_secret(self, account_id: int) -> None:
@@ -91,30 +87,18 @@ class Refusals:
             time.sleep(FLUSH_SECONDS)
 
     def flush(self) -> None:
-        """Count in Redis, and log what has not been logged for some seconds."""
-        now = time.monotonic()
+        """Count in Redis, and log."""
         with self._lock:
-            uncounted, self._uncounted = self._uncounted, Counter()
+            counts, self._counts = self._counts, Counter()
+            all_names, self._names = self._names, {}
             old_secrets, self._old_secrets = self._old_secrets, set()
-            due = [key for key in self._unlogged if now - self._logged_at.get(key, -LOG_SECONDS) >= LOG_SECONDS]
-            lines = {key: self._unlogged.pop(key) for key in due}
-            self._logged_at |= dict.fromkeys(due, now)
-        for (_org_id, account_id, _status, reason), times in uncounted.items():
-            count_refusal(account_id, reason, times)
+        for key, count in counts.items():
+            org_id, account_id, status, reason = key
+            count_refusal(account_id, reason, count)
+            about = {"org": org_id, "account": account_id, "headers": all_names[key]}
+            log.warning("webhooks refused", status=status, reason=reason, count=count, **about)
         for account_id in old_secrets:
             note_old_secret(account_id)
-        for (org_id, account_id, status, reason), (count, names) in lines.items():
-            log.warning(
-                "webhooks refused",
-                status=status,
-                reason=reason,
-                count=count,
-                org=org_id,
-                account=account_id,
-                headers=names,
-            )
-        if self._unlogged:
-            self._wanted.set()  # to be logged when its time has come
 
 
 refusals = Refusals()

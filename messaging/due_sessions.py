@@ -4,12 +4,14 @@ What is due is found by a partial index, a share of each org, and then read by k
 tried again; after some failures the session goes on without its text.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+import structlog
+from django.db import Error as DatabaseError
 from django.db import models
 from django.utils import timezone
 
@@ -23,12 +25,16 @@ from messaging.sessions import NOT_ASKED, QUICK, end_handovers, youngest_opened
 from tenants import texts
 from tenants.models import Channel, Org, Sender, WelcomeWhen
 
+log = structlog.get_logger(__name__)
+
 Row = TypeVar("Row", bound=models.Model)
 
 SWEEP = timedelta(minutes=5)
 SWEEP_OF_DISCONNECTED = timedelta(hours=1)
 MOST_OF_ORG = MOST_AT_ONCE  # that one turn takes: as many as one query asks about
 MOST_OF_TURN = 1000
+MOST_TEXTS_OF_ORG = 20  # that one turn queues: their lanes are locked until all of the turn is written
+MOST_TEXTS_OF_TURN = 100
 MOST_FAILURES = 8
 
 
@@ -51,8 +57,11 @@ def process_due(may_ask: Callable[[int], bool] = lambda _org_id: True) -> tuple[
     for part in done:
         for org_id, ids in part.to_ask.items():
             to_ask[org_id] += ids
-    for org_id, ids in to_ask.items():
-        ids += _neighbours(org_id, ids)
+    try:
+        for org_id, ids in to_ask.items():
+            ids += _neighbours(org_id, ids)
+    except DatabaseError as exc:  # they are a saving, no duty
+        log.warning("neighbours not found", error=type(exc).__name__)
     return dict(to_ask), any(part.wake for part in done)
 
 
@@ -90,18 +99,26 @@ class _Batch:
 
 
 def _read(ids: Sequence[int]) -> _Batch:
-    waiting = query(
-        """SELECT conversation_id FROM messaging_session
-           WHERE id = ANY(%s) AND due_at IS NOT NULL AND (greeted_at IS NULL OR state = 'ended')""",
+    left, texts_of = set[int](), Counter[int]()
+    conversation_ids = []
+    for session_id, org_id, conversation_id in query(
+        """SELECT id, org_id, conversation_id FROM messaging_session
+           WHERE id = ANY(%s) AND due_at IS NOT NULL AND (greeted_at IS NULL OR state = 'ended')
+           ORDER BY row_number() OVER (PARTITION BY org_id ORDER BY due_at), due_at""",
         [list(ids)],
-    )
-    if waiting:
-        lock_conversations(conversation_id for (conversation_id,) in waiting)
+    ):
+        if texts_of[org_id] >= MOST_TEXTS_OF_ORG or texts_of.total() >= MOST_TEXTS_OF_TURN:
+            left.add(session_id)  # stays due: their turn comes next
+        else:
+            texts_of[org_id] += 1
+            conversation_ids.append(conversation_id)
+    if conversation_ids:
+        lock_conversations(conversation_ids)
     sessions = list(
         Session.objects.raw(
             """SELECT * FROM messaging_session WHERE id = ANY(%s) AND due_at <= statement_timestamp()
                ORDER BY id FOR NO KEY UPDATE SKIP LOCKED""",
-            [list(ids)],
+            [[each for each in ids if each not in left]],
         )
     )
     conversations = _by_key(Conversation, {session.conversation_id for session in sessions})
@@ -151,13 +168,13 @@ def _process(ids: Sequence[int], may_ask: Callable[[int], bool]) -> _Done:
         connected = session.org_id not in batch.disconnected
         if session.state == Session.State.ENDED:
             if session.opened_at >= batch.youngest[session.conversation_id]:
-                problem = _say(session, batch, done, now) if connected else ""
+                problem = _queue_text(session, batch, done, now) if connected else ""
                 over[session.org_id][session.conversation_id] = session.ended_at or now
             session.due_at = None
         elif not connected:
             session.due_at = now + SWEEP_OF_DISCONNECTED  # nothing is sent or asked; an org may come back
         else:
-            problem = _attend(session, batch, done, now, may_ask)
+            problem = _process_one(session, batch, done, now, may_ask)
         session.problem = problem or ("" if session.tries else session.problem)
         session.tries = 0
     for org_id, ended in over.items():
@@ -167,16 +184,16 @@ def _process(ids: Sequence[int], may_ask: Callable[[int], bool]) -> _Done:
     return done
 
 
-def _attend(session: Session, batch: _Batch, done: _Done, now: datetime, may_ask: Callable[[int], bool]) -> str:
+def _process_one(session: Session, batch: _Batch, done: _Done, now: datetime, may_ask: Callable[[int], bool]) -> str:
     """Greet in an open session, and have it asked about when its time came; gives what went wrong."""
     channel = batch.channels[batch.conversations[session.conversation_id].channel_id]
     problem = ""
     if session.greeted_at is None and (channel.welcome_when == WelcomeWhen.OPENED or session.joined_at is not None):
-        problem = _say(session, batch, done, now)
+        problem = _queue_text(session, batch, done, now)
         session.greeted_at = now
     if not is_id(session.salesforce_id):
         session.due_at = None
-        return problem or f"{NOT_ASKED}its id is none of a record"
+        return problem or f"{NOT_ASKED}its id is not a record's"
     # not at once when it has just opened, or a rep just joined
     if now - max(session.opened_at, session.joined_at or session.opened_at) >= QUICK:
         if not may_ask(session.org_id):
@@ -188,7 +205,7 @@ def _attend(session: Session, batch: _Batch, done: _Done, now: datetime, may_ask
     return problem
 
 
-def _say(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
+def _queue_text(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
     """Queue the text that opens or closes a session, if there is one and WhatsApp would bring it; gives what is wrong."""
     conversation = batch.conversations[session.conversation_id]
     channel = batch.channels[conversation.channel_id]

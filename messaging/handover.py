@@ -11,30 +11,35 @@ RELAYED or ENDED with its problem in words, and never leaves what the end user w
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 import structlog
+from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from connector.events import clean
 from connector.http import ApiError, time_limit
-from messaging.batches import brief_connection, brief_transaction, in_words, is_database_trouble, where
+from messaging.batches import brief_connection, brief_transaction, in_words
 from messaging.handover_steps import STEPS, CannotGoOn, LeaseLost, Step, end_if_over, go_on_without_transcript
+from messaging.leases import Leases
 from messaging.models import Handover
 from messaging.query import query
 from messaging.retry import backoff_seconds
+from tenants.database import facts_of, is_database_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import InfobipAccount, Org
 
 log = structlog.get_logger(__name__)
 
 STEP_SECONDS = 20.0  # for all that a step calls, logins included
-LEASE_SECONDS = 30.0  # longer than a step may take
+LEASES = Leases("messaging_handover", seconds=30.0)  # longer than a step may take
 MOST_PER_ORG = 2  # under way at once in one process, of an org whose upstreams answer
 MOST_FAILURES = 8  # in a row, of a kind that no platform causes
+POSTPONED = timedelta(seconds=1)  # where the database is in trouble
 LONGEST_PAUSE = timedelta(minutes=1)  # the end user waits
 LONGEST_READING = timedelta(minutes=15)  # in which Infobip answers nothing; then the live messages go on without it
 LONGEST_ENDING = timedelta(hours=1)
@@ -156,7 +161,7 @@ def claim(most: int, shares: Shares | None = None) -> list[Claim]:
     """Take hand-overs that are due and that nobody holds: of each org its share, orgs in turn."""
     shares = shares or Shares()
     known = sorted({*shares.fast, *shares.busy})
-    due = query(
+    rows = query(
         """WITH RECURSIVE org (id) AS (
                (SELECT org_id FROM messaging_handover WHERE due_at IS NOT NULL ORDER BY org_id LIMIT 1)
                UNION ALL
@@ -164,7 +169,7 @@ def claim(most: int, shares: Shares | None = None) -> list[Claim]:
                        ORDER BY org_id LIMIT 1)
                FROM org WHERE org.id IS NOT NULL),
            head AS (
-               SELECT first.*, COALESCE(share.fast, false) AS fast FROM org
+               SELECT org.id AS org_id, first.*, COALESCE(share.fast, false) AS fast FROM org
                LEFT JOIN unnest(%s::bigint[], %s::int[], %s::bool[]) AS share (org_id, more, fast)
                  ON share.org_id = org.id
                CROSS JOIN LATERAL (
@@ -172,7 +177,7 @@ def claim(most: int, shares: Shares | None = None) -> list[Claim]:
                    WHERE org_id = org.id AND due_at <= statement_timestamp()
                      AND (leased_until IS NULL OR leased_until < statement_timestamp())
                    ORDER BY due_at LIMIT COALESCE(share.more, 1)) AS first)
-           SELECT id FROM (
+           SELECT id, org_id FROM (
                SELECT *, row_number() OVER (PARTITION BY fast ORDER BY turn, due_at) AS place FROM head) AS head
            WHERE fast OR place <= %s ORDER BY turn, due_at LIMIT %s""",
         [
@@ -183,26 +188,15 @@ def claim(most: int, shares: Shares | None = None) -> list[Claim]:
             most,
         ],
     )
-    if not due:
-        return []
-    rows = query(
-        """UPDATE messaging_handover SET lease_id = gen_random_uuid(),
-               leased_until = clock_timestamp() + make_interval(secs => %s)
-           WHERE id = ANY(ARRAY(
-               SELECT id FROM messaging_handover
-               WHERE id = ANY(%s) AND due_at <= statement_timestamp()
-                 AND (leased_until IS NULL OR leased_until < statement_timestamp())
-               ORDER BY id FOR NO KEY UPDATE SKIP LOCKED))
-           RETURNING id, org_id, lease_id""",
-        [LEASE_SECONDS, [row[0] for row in due]],
-    )
-    return [Claim(*row) for row in rows]
+    due: dict[int, int] = dict(rows)
+    taken = LEASES.claim("id = ANY(%s) AND due_at <= statement_timestamp()", [list(due)], most=most) if due else {}
+    return [Claim(each, due[each], lease_id) for each, lease_id in taken.items()]
 
 
 def carry_on(claimed: Claim) -> bool:
     """Do the next step of a hand-over; True if lanes now have work. The caller sees all orgs' rows.
 
-    :raises django.db.Error: if the database is in trouble; the hand-over is taken up again when its lease is over
+    :raises django.db.Error: if the database is in trouble; the hand-over is taken up again
     """
     with brief_connection():
         handover = Handover.objects.filter(pk=claimed.handover_id, lease_id=claimed.lease_id).first()
@@ -220,6 +214,9 @@ def carry_on(claimed: Claim) -> bool:
     except LeaseLost:
         log.info("hand-over taken up by somebody else", org=handover.org_id, handover=handover.pk)
         return False
+    except DatabaseError:  # its row was not at fault
+        _postpone(claimed)
+        raise
     if step.state is not None or step.problem:
         log.info("hand-over", org=handover.org_id, handover=handover.pk, state=step.state, problem=step.problem)
     return step.wake
@@ -234,6 +231,13 @@ def _next_step(handover: Handover) -> Step:
             raise CannotGoOn("The org is disconnected")
         account = InfobipAccount.objects.get(pk=handover.account_id, org_id=handover.org_id)
     return step(handover, account)
+
+
+def _postpone(claimed: Claim) -> None:
+    """Let somebody take the hand-over up in a moment, if the database takes that; else when its lease is over."""
+    with suppress(DatabaseError), brief_connection():
+        lease = {claimed.handover_id: claimed.lease_id}
+        LEASES.change(lease, "lease_id = NULL, leased_until = NULL, due_at = clock_timestamp() + %s", [POSTPONED])
 
 
 def _commit(handover: Handover, step: Step) -> None:
@@ -268,7 +272,7 @@ def _commit_failure(handover: Handover, exc: Exception) -> Step:
     """Count what went wrong on the row: it is tried again after a pause, or given up visibly."""
     expected = isinstance(exc, ApiError | CannotDecrypt | CannotGoOn)
     if not expected:
-        log.error("a hand-over failed", org=handover.org_id, handover=handover.pk, where=where(exc))
+        log.error("a hand-over failed", org=handover.org_id, handover=handover.pk, **facts_of(exc))
     problem = str(exc) if expected else in_words(exc)
     if not _is_given_up(handover, exc):
         pause = timedelta(seconds=backoff_seconds(handover.tries, getattr(exc, "retry_after", None)))
@@ -286,7 +290,7 @@ def _commit_failure(handover: Handover, exc: Exception) -> Step:
     except Exception as again:
         if step.effect is None or isinstance(again, LeaseLost) or is_database_trouble(again):
             raise
-        log.error("a hand-over is ended without a notice", org=handover.org_id, handover=handover.pk, where=where(again))
+        log.error("a hand-over is ended without a notice", org=handover.org_id, handover=handover.pk, **facts_of(again))
         step = go_on_without_transcript(handover, problem, notice=False)
         _commit(handover, step)
     return step

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from django.utils import timezone
 
-from connector.events import unmarked
+from connector.events import strip_mark
 from connector.http import ApiError, RequestRejected
 from connector.infobip import conversations
 from connector.infobip.conversations import Author, ConversationUnknown
@@ -205,7 +205,7 @@ def _import_history(
                 context=channel.authorization_context,
                 channel_address=channel.channel_address_identifier,
                 end_user=conversation.subject,
-                end_user_name=unmarked(conversation.name),
+                end_user_name=strip_mark(conversation.name),
                 chatbot_name=channel.chatbot_name,
                 entries=batches[number],
                 began=batches[-1][0].at - timedelta(seconds=1),

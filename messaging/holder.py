@@ -23,7 +23,7 @@ from messaging.wake import INBOX_CHANNEL, LANES_CHANNEL
 log = structlog.get_logger(__name__)
 
 PING_SECONDS = 3.0
-FROZEN_SECONDS = 15  # a process whose books stand still so long loses its lanes
+FROZEN_SECONDS = 15  # a process whose dispatcher stands still so long loses its lanes
 PAUSE_SECONDS = 0.3
 GRACE_SECONDS = 3.0  # after a restart of the database each process takes its lock again before anybody takes its lanes
 
@@ -32,7 +32,7 @@ class Holder:
     """Keeps the lock until it is stopped.
 
     :param heard: called with the channel of each notification that is not our own, in the holder's thread
-    :param goes_on: tells whether the process still does its work; the lock is let go where it does not
+    :param goes_on: tells whether the process still does its work; the lock is released where it does not
     """
 
     def __init__(self, heard: Callable[[str], None], goes_on: Callable[[], bool]) -> None:
@@ -93,7 +93,9 @@ class Holder:
                 if notification.payload != str(self.number):
                     self.heard(notification.channel)
             if time.monotonic() - pinged_at >= PING_SECONDS and self.goes_on():
-                connection.execute("SELECT 1")
+                row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+                if row is not None and row[0]:  # it answers as before, but the lanes are kept elsewhere now
+                    raise psycopg.OperationalError("the server has become a replica")
                 pinged_at = time.monotonic()
 
     def _locked(self, connection: psycopg.Connection[Any]) -> bool:

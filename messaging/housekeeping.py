@@ -20,8 +20,9 @@ from django.db import connection
 from connector.http import ApiError, time_limit
 from connector.salesforce.sessions import find_ended
 from messaging import due_sessions, handover, sessions
-from messaging.batches import brief_connection, in_words, is_database_trouble, where, work_on
+from messaging.batches import brief_connection, in_words, work_on
 from messaging.handover import Claim
+from tenants.database import facts_of, is_database_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import SalesforceConnection
 from tenants.tenancy import every_org
@@ -194,9 +195,9 @@ class Housekeeping:
 
     def _log(self, exc: Exception, org_id: int | None = None) -> None:
         if is_database_trouble(exc):
-            log.warning("database trouble", org=org_id, error=type(exc).__name__)
+            log.warning("database trouble", org=org_id, **facts_of(exc))
         else:
-            log.error("housekeeping failed", org=org_id, error=type(exc).__name__, where=where(exc))
+            log.error("housekeeping failed", org=org_id, **facts_of(exc))
 
     def _carry_on(self, claimed: Claim) -> None:
         if handover.carry_on(claimed):

@@ -6,7 +6,9 @@ on the door's event loop, on a connection of its own: a thread would hand the GI
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, takewhile
 from typing import Any
 
 import psycopg
@@ -14,13 +16,15 @@ import structlog
 from django.db import connection
 
 from messaging.wake import INBOX_CHANNEL
+from tenants.database import is_spent
 
 log = structlog.get_logger(__name__)
 
 # Each limit is inside the one before it. When the first is over, Infobip is asked to send again; that the row is committed
 # after all then does no harm, since a repeated arrival is recognised.
-WAIT_SECONDS = 5.0  # for which a request waits for its batch
+WAIT_SECONDS = 5.0  # for which a request waits for its batch, accurate to half a second
 STORE_SECONDS = 4.5  # for a batch, a second try included; then its connection is given up
+LOOK_SECONDS = 0.5
 STATEMENT_SECONDS = 3.5
 LOCK_SECONDS = 3.0
 
@@ -36,18 +40,35 @@ LOG_SECONDS = 10.0
 APPEND = """INSERT INTO messaging_inbox (org_id, account_id, body)
             SELECT * FROM unnest(%s::bigint[], %s::bigint[], %b::bytea[])"""
 
-_Waiting = tuple[int, int, bytes, "asyncio.Future[bool]"]
+
+@dataclass(slots=True)
+class _Row:
+    org_id: int
+    account_id: int
+    body: bytes
+    since: float
+    stored: asyncio.Future[bool]
 
 
 class NotStored(Exception):
     """The row is not known to be committed."""
 
 
+def _tell(rows: Iterable[_Row], *, stored: bool) -> None:
+    for row in rows:
+        if not row.stored.done():
+            row.stored.set_result(stored)
+
+
+def _older(rows: Iterable[_Row], *, than: float) -> Iterable[_Row]:
+    return takewhile(lambda row: row.since < than, rows)
+
+
 class Inbox:
     """The inbox, for those who append to it from one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Row] = deque()
         self._wanted = asyncio.Event()
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._notifier = _Notifier()
@@ -60,24 +81,18 @@ class Inbox:
 
         :raises NotStored: if it is not known to be within five seconds
         """
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((org_id, account_id, body, future))
+        loop = asyncio.get_running_loop()
+        row = _Row(org_id, account_id, body, loop.time(), loop.create_future())
+        self._waiting.append(row)
         self._wanted.set()
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                stored = await future
-        except TimeoutError:
-            stored = False
-        if not stored:
+        if not await row.stored:
             raise NotStored
 
     async def close(self) -> None:
         """Stop writing; whoever still waits is told that it is not stored."""
         self._writer.cancel()
         await self._notifier.close()
-        for *_, future in self._waiting:
-            if not future.done():
-                future.set_result(False)
+        _tell(self._waiting, stored=False)
         if self._connection is not None:
             await self._connection.close()
 
@@ -95,30 +110,32 @@ class Inbox:
             except Exception:  # the loop outlives whatever it is
                 log.exception("inbox not written")
                 stored = False
-            for *_, future in batch:
-                if not future.done():
-                    future.set_result(stored)
+            _tell(batch, stored=stored)
             if stored:
                 self._notifier.notify()
             await asyncio.sleep(max(0.0, began + (BATCH_SECONDS if stored else FAILED_SECONDS) - loop.time()))
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _next_batch(self) -> list[_Row]:
+        batch: list[_Row] = []
         size = 0
         while self._waiting and len(batch) < MOST_ROWS:
-            if self._waiting[0][3].done():  # answered already: it waited too long
+            if self._waiting[0].stored.done():  # answered already: it waited too long, or its client is gone
                 self._waiting.popleft()
                 continue
-            size += len(self._waiting[0][2])
+            size += len(self._waiting[0].body)
             if batch and size > MOST_BYTES:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _store(self, batch: Sequence[_Waiting]) -> bool:
+    async def _store(self, batch: Sequence[_Row]) -> bool:
         """Store a batch; False if it is not known to be stored in time."""
-        task = asyncio.create_task(self._try_twice(batch))
-        await asyncio.wait([task], timeout=STORE_SECONDS)
+        loop = asyncio.get_running_loop()
+        task, until = asyncio.create_task(self._try_twice(batch)), loop.time() + STORE_SECONDS
+        while not task.done() and (left := until - loop.time()) > 0:
+            await asyncio.wait([task], timeout=min(left, LOOK_SECONDS))
+            if not task.done():
+                _tell(_older(chain(batch, self._waiting), than=loop.time() - WAIT_SECONDS), stored=False)
         if task.done():
             return task.result()
         # Where the server does not answer, ending a statement takes longer still: that goes on by itself.
@@ -129,10 +146,10 @@ class Inbox:
         self._failed("no answer")
         return False
 
-    async def _try_twice(self, batch: Sequence[_Waiting]) -> bool:
-        orgs = "{" + ",".join([str(each[0]) for each in batch]) + "}"
-        accounts = "{" + ",".join([str(each[1]) for each in batch]) + "}"
-        bodies = [each[2] for each in batch]
+    async def _try_twice(self, batch: Sequence[_Row]) -> bool:
+        orgs = "{" + ",".join([str(row.org_id) for row in batch]) + "}"
+        accounts = "{" + ",".join([str(row.account_id) for row in batch]) + "}"
+        bodies = [row.body for row in batch]
         used = self._connection
         while True:
             own = used
@@ -145,7 +162,7 @@ class Inbox:
                     raise psycopg.DataError(f"{cursor.rowcount} rows inserted")
             except BaseException as exc:
                 # after any error a new connection is the better one: to a server that is the primary, for instance
-                lost = own is not None and _is_lost(own, exc)
+                lost = own is not None and is_spent(own, exc)
                 if own is not None:
                     own.pgconn.finish()
                 if self._connection is own:
@@ -218,12 +235,3 @@ async def _connect(*, synchronous_commit: str = "on", **seconds: float) -> psyco
     options = [parameters.pop("options", ""), *(f"-c {name}={value}" for name, value in limits.items())]
     parameters |= {"options": " ".join(options).strip(), "application_name": "connector inbox"}
     return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=0)
-
-
-def _is_lost(used: psycopg.AsyncConnection[Any], exc: BaseException) -> bool:
-    """Tell whether a connection failed, and not its statement.
-
-    https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 is the connection's class, 57P the operator's.
-    """
-    of_connection = isinstance(exc, psycopg.OperationalError) and (exc.sqlstate or "08").startswith(("08", "57P"))
-    return used.closed or of_connection

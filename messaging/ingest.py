@@ -27,7 +27,7 @@ from messaging.query import query, records
 from messaging.queue import FoundLane, LockedLane, NewMessage, append, lock, mark_due
 from messaging.receipts import Report
 from messaging.results import mark_receipts_due
-from tenants.broker import count_refusal, note_automatic
+from tenants.cache import count_refusal, note_automatic
 from tenants.models import Channel
 
 
@@ -124,8 +124,8 @@ def _senders(account_ids: set[int]) -> dict[tuple[int, str], _Sender]:
 
 def _map_chatbot_messages(written: Sequence[tuple[Arrival, MessageReceived]]) -> None:
     """Keep where messages stand in conversations at Infobip: a transcript names them by these ids only."""
-    placed = [(arrival, event, event.place) for arrival, event in written if event.place is not None]
-    if placed:
+    named = [(arrival, event, event.ref) for arrival, event in written if event.ref is not None]
+    if named:
         query(
             """INSERT INTO messaging_chatbotmessage
                    (org_id, account_id, infobip_conversation, infobip_id, channel_id, end_user, sender, at)
@@ -137,14 +137,14 @@ def _map_chatbot_messages(written: Sequence[tuple[Arrival, MessageReceived]]) ->
                     {
                         "org_id": arrival.org_id,
                         "account_id": arrival.account_id,
-                        "infobip_conversation": place.conversation,
-                        "infobip_id": place.message,
+                        "infobip_conversation": ref.conversation,
+                        "infobip_id": ref.message,
                         "channel_id": event.external_id,
                         "end_user": event.end_user,
                         "sender": event.sender,
                         "at": event.received_at,
                     }
-                    for arrival, event, place in placed
+                    for arrival, event, ref in named
                 )
             ],
         )

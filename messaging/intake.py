@@ -148,33 +148,32 @@ def _ingest_carefully(arrivals: Sequence[Arrival]) -> bool:
         by_org[arrival.org_id].append(arrival)
     work = False
     for of_org in by_org.values():
-        done, effect = _saved(of_org)
-        if not done:
-            effect = False
+        effect, problem = _saved(of_org)
+        if problem:
             for arrival in of_org:
-                done, one = _saved([arrival])
+                one, problem = _saved([arrival])
                 effect = effect or one
-                if not done:
-                    _set_aside(arrival)
+                if problem:
+                    _set_aside(arrival, problem)
         work = work or effect
     return work
 
 
-def _saved(arrivals: Sequence[Arrival]) -> tuple[bool, bool]:
-    """Ingest in a savepoint: whether it was written, and whether there is something to do."""
-    kept = [(arrival.event, arrival.problem) for arrival in arrivals]
+def _saved(arrivals: Sequence[Arrival]) -> tuple[bool, str]:
+    """Ingest in a savepoint: whether there is something to do now, and what keeps it from being written."""
+    before = [arrival.problem for arrival in arrivals]
     try:
         with transaction.atomic():
-            return True, ingest(arrivals)
+            return ingest(arrivals), ""
     except Exception as exc:
         if not is_rows_fault(exc):
             raise
-        for arrival, (event, _) in zip(arrivals, kept, strict=True):
-            arrival.event, arrival.problem = event, f"it cannot be taken in: {type(exc.__cause__ or exc).__name__}"
-        return False, False
+        for arrival, problem in zip(arrivals, before, strict=True):
+            arrival.problem = problem
+        return False, f"it cannot be taken in: {type(exc.__cause__ or exc).__name__}"
 
 
-def _set_aside(arrival: Arrival) -> None:
+def _set_aside(arrival: Arrival, problem: str) -> None:
     """Keep an arrival that raises, without an effect."""
     aside = _unreadable(
         arrival.org_id,
@@ -182,14 +181,15 @@ def _set_aside(arrival: Arrival) -> None:
         arrival.subscription_id,
         arrival.body,
         arrival.received_at,
-        arrival.problem,
+        problem,
     )
     try:
         with transaction.atomic():
             keep_new([aside])
-    except Exception as exc:  # its account or stream is gone: there is nobody left to show it to
-        if not is_rows_fault(exc):
+    except Exception as exc:
+        if not is_rows_fault(exc) or arrival.subscription_id is not None:  # a stream waits, visibly, and loses nothing
             raise
+        # its account is gone: there is nobody left to show it to
         log.error("arrival dropped: its account is gone", org=arrival.org_id, **facts_of(exc))
         return
     log.error("arrival set aside", org=arrival.org_id, event_id=aside.id, problem=aside.problem)

@@ -143,28 +143,7 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
     for message in messages:
         ranks[message.lane_id] += 1
         endpoints[message.lane_id] = message.endpoint_id
-        rows.append(
-            {
-                "lane_id": message.lane_id,
-                "rank": ranks[message.lane_id],
-                "org_id": message.org_id,
-                "conversation_id": message.conversation_id,
-                "direction": message.direction.value,
-                "channel_id": message.channel_id,
-                "sender_id": message.sender_id,
-                "uuid": message.uuid,
-                "source_entry": message.source_entry[:250],
-                "part": message.part,
-                "text": message.text,
-                "written_at": message.written_at,
-                "late": message.late,
-                "status": Status.FAILED if message.failure else Status.PENDING,
-                "error": message.failure[:300],
-                "ours": message.ours,
-                "template": message.template,
-                "routing_attributes": message.routing_attributes,
-            }
-        )
+        rows.append(_row(message, rank=ranks[message.lane_id]))
     # as JSON, which the driver writes faster than as many arrays; and the ids beside it, without which the planner, who
     # cannot see how few rows it holds, reads every lane
     query(
@@ -172,7 +151,7 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
                UPDATE messaging_lane lane SET
                    position = CASE WHEN %s THEN position ELSE position + come.n END, version = version + 1,
                    endpoint_id = CASE WHEN due_at IS NULL THEN come.endpoint_id ELSE lane.endpoint_id END,
-                   due_at = LEAST(due_at, clock_timestamp())
+                   due_at = LEAST(due_at, GREATEST(clock_timestamp(), retry_at))
                FROM jsonb_to_recordset(%s::jsonb) AS come (lane_id bigint, n int, endpoint_id bigint)
                WHERE lane.id = come.lane_id AND lane.id = ANY(%s)
                RETURNING lane.id, CASE WHEN %s THEN hold - %s ELSE position - come.n END AS base)
@@ -197,6 +176,29 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
             records(rows),
         ],
     )
+
+
+def _row(message: NewMessage, *, rank: int) -> dict[str, object]:
+    return {
+        "lane_id": message.lane_id,
+        "rank": rank,
+        "org_id": message.org_id,
+        "conversation_id": message.conversation_id,
+        "direction": message.direction.value,
+        "channel_id": message.channel_id,
+        "sender_id": message.sender_id,
+        "uuid": message.uuid,
+        "source_entry": message.source_entry[:250],
+        "part": message.part,
+        "text": message.text,
+        "written_at": message.written_at,
+        "late": message.late,
+        "status": Status.FAILED if message.failure else Status.PENDING,
+        "error": message.failure[:300],
+        "ours": message.ours,
+        "template": message.template,
+        "routing_attributes": message.routing_attributes,
+    }
 
 
 def append_own(
@@ -243,12 +245,13 @@ def mark_due(endpoints: Mapping[int, int], *, at_once: bool = False) -> None:
     """
     if endpoints:
         query(
-            """UPDATE messaging_lane lane SET version = version + 1, due_at = LEAST(due_at, clock_timestamp()),
+            """UPDATE messaging_lane lane SET version = version + 1,
+                   due_at = LEAST(due_at, GREATEST(clock_timestamp(), CASE WHEN NOT %s THEN retry_at END)),
                    retry_at = CASE WHEN NOT %s THEN retry_at END,
                    endpoint_id = CASE WHEN due_at IS NULL THEN given.endpoint_id ELSE lane.endpoint_id END
                FROM unnest(%s::bigint[], %s::bigint[]) AS given (id, endpoint_id)
                WHERE lane.id = given.id AND lane.id = ANY(%s)""",
-            [at_once, list(endpoints), list(endpoints.values()), list(endpoints)],
+            [at_once, at_once, list(endpoints), list(endpoints.values()), list(endpoints)],
         )
 
 
@@ -282,7 +285,8 @@ def held_lane(org_id: int, conversation_id: int) -> int | None:
 def release_hold(lane_id: int) -> None:
     """Let what waits above the hold follow; the caller has locked the lane."""
     query(
-        """UPDATE messaging_lane SET hold = NULL, version = version + 1, due_at = LEAST(due_at, clock_timestamp())
+        """UPDATE messaging_lane SET hold = NULL, version = version + 1,
+               due_at = LEAST(due_at, GREATEST(clock_timestamp(), retry_at))
            WHERE id = %s""",
         [lane_id],
     )

@@ -78,7 +78,7 @@ def find_reported(reports: Sequence[Report]) -> dict[Report, ReportedMessage]:
 
 
 def advance(found: Mapping[Report, ReportedMessage]) -> None:
-    """Move messages to the state that reports tell; only ever forward. Their lanes are locked."""
+    """Move messages to the state that reports give; only ever forward. Their lanes are locked."""
     best: dict[int, ReceiptReceived] = {}
     for report, message in sorted(found.items(), key=lambda pair: _BETTER_LAST.index(pair[0].event.receipt)):
         best[message.id] = report.event

@@ -55,6 +55,36 @@ def _calls(results: Iterable[Result], reported: Iterable[ReceiptOutcome]) -> Ite
             yield Call(outcome.claim.endpoint, outcome.claim.lane_id, outcome.again_after is None)
 
 
+COUNT_FAILURES = """
+WITH tried AS (
+    SELECT * FROM jsonb_to_recordset(%s::jsonb)
+        AS tried (id bigint, upstream text, endpoint_id bigint, called bool)),
+failing AS (
+    UPDATE messaging_message message SET failed_at = clock_timestamp(),
+        own_failures = own_failures + judged.others_passed::int,
+        own_failing_since = CASE WHEN judged.others_passed
+                                 THEN COALESCE(own_failing_since, clock_timestamp()) END
+    FROM (
+        SELECT tried.id, tried.called AND COALESCE(
+            circuit.opened_at IS NULL AND circuit.last_success_at > before.failed_at, false) AS others_passed
+        FROM tried
+        CROSS JOIN LATERAL (
+            SELECT org_id, failed_at FROM messaging_message WHERE id = tried.id LIMIT 1) AS before
+        LEFT JOIN LATERAL (
+            SELECT opened_at, last_success_at FROM messaging_circuit
+            WHERE org_id = before.org_id AND upstream = tried.upstream AND endpoint_id = tried.endpoint_id
+            LIMIT 1) AS circuit ON true) AS judged
+    WHERE message.id = judged.id AND message.id = ANY(%s) AND message.status = 'pending'
+    RETURNING message.*)
+SELECT failing.id, EXTRACT(EPOCH FROM clock_timestamp() - failing.created_at)::float8, failing.own_failures,
+    COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - failing.own_failing_since), 0)::float8,
+    failing.direction = 'outbound' AND failing.template IS NULL
+        AND COALESCE(conversation.window_closes_at < clock_timestamp(), false)
+FROM failing CROSS JOIN LATERAL (
+    SELECT window_closes_at FROM messaging_conversation
+    WHERE id = failing.conversation_id LIMIT 1) AS conversation"""
+
+
 def _decide(failed: Sequence[Result]) -> None:
     """Count tries in vain, and find the messages that are not worth another one; retry.py has the rules.
 
@@ -64,33 +94,7 @@ def _decide(failed: Sequence[Result]) -> None:
     if not failed:
         return
     rows = query(
-        """WITH tried AS (
-               SELECT * FROM jsonb_to_recordset(%s::jsonb)
-                   AS tried (id bigint, upstream text, endpoint_id bigint, called bool)),
-           failing AS (
-               UPDATE messaging_message message SET failed_at = clock_timestamp(),
-                   own_failures = own_failures + judged.others_passed::int,
-                   own_failing_since = CASE WHEN judged.others_passed
-                                            THEN COALESCE(own_failing_since, clock_timestamp()) END
-               FROM (
-                   SELECT tried.id, tried.called AND COALESCE(
-                       circuit.opened_at IS NULL AND circuit.last_success_at > before.failed_at, false) AS others_passed
-                   FROM tried
-                   CROSS JOIN LATERAL (
-                       SELECT org_id, failed_at FROM messaging_message WHERE id = tried.id LIMIT 1) AS before
-                   LEFT JOIN LATERAL (
-                       SELECT opened_at, last_success_at FROM messaging_circuit
-                       WHERE org_id = before.org_id AND upstream = tried.upstream AND endpoint_id = tried.endpoint_id
-                       LIMIT 1) AS circuit ON true) AS judged
-               WHERE message.id = judged.id AND message.id = ANY(%s) AND message.status = 'pending'
-               RETURNING message.*)
-           SELECT failing.id, EXTRACT(EPOCH FROM clock_timestamp() - failing.created_at)::float8, failing.own_failures,
-               COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - failing.own_failing_since), 0)::float8,
-               failing.direction = 'outbound' AND failing.template IS NULL
-                   AND COALESCE(conversation.window_closes_at < clock_timestamp(), false)
-           FROM failing CROSS JOIN LATERAL (
-               SELECT window_closes_at FROM messaging_conversation
-               WHERE id = failing.conversation_id LIMIT 1) AS conversation""",
+        COUNT_FAILURES,
         [
             records(
                 {

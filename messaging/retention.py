@@ -11,9 +11,9 @@ import structlog
 from django.db import transaction
 from django.utils import timezone
 
-from messaging.batches import is_database_trouble, where
 from messaging.query import query
 from tenants.connecting import DRAFT_LIFE
+from tenants.database import facts_of
 from tenants.models import LONGEST_SESSION
 from tenants.sign_in import PENDING
 
@@ -63,9 +63,7 @@ def purge() -> dict[str, int]:
         try:
             counts[rule.table] = _purge(rule, until)
         except Exception as exc:
-            if is_database_trouble(exc):
-                raise
-            log.error("a table was not purged", table=rule.table, error=type(exc).__name__, where=where(exc))
+            log.error("a table was not purged", table=rule.table, **facts_of(exc))
     log.info("purged", **counts)
     return counts
 

@@ -30,10 +30,10 @@ def open_changed(openings: Sequence[Opening]) -> None:
     ordered = sorted(openings, key=lambda each: each.conversation_id)
     rows = query(
         """SELECT conversation.id FROM messaging_conversation conversation
-           JOIN unnest(%s::bigint[], %s::text[], %s::text[]) AS told (id, identifier, session)
-             ON told.id = conversation.id
+           JOIN unnest(%s::bigint[], %s::text[], %s::text[]) AS opening (id, identifier, session)
+             ON opening.id = conversation.id
            WHERE conversation.id = ANY(%s) AND (conversation.identifier, conversation.session, conversation.session_open)
-               IS DISTINCT FROM (told.identifier, told.session, true)
+               IS DISTINCT FROM (opening.identifier, opening.session, true)
            ORDER BY conversation.id FOR NO KEY UPDATE OF conversation""",
         [
             [each.conversation_id for each in ordered],
@@ -53,34 +53,34 @@ def open_sessions(openings: Iterable[Opening]) -> None:
     A session that is known to have ended is not opened by an answer that came late. With its session a conversation is
     the reps', whoever had it before.
     """
-    told = list(openings)
-    rows, ids = records(each._asdict() for each in told), [each.conversation_id for each in told]
+    opened = list(openings)
+    rows, ids = records(each._asdict() for each in opened), [each.conversation_id for each in opened]
     query(
         """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, quick_checks, due_at)
            SELECT org_id, conversation_id, session, 'open', clock_timestamp(), 0, clock_timestamp()
-           FROM jsonb_to_recordset(%s::jsonb) AS told (org_id bigint, conversation_id bigint, session text)
+           FROM jsonb_to_recordset(%s::jsonb) AS opening (org_id bigint, conversation_id bigint, session text)
            WHERE session <> '' ON CONFLICT DO NOTHING""",
         [rows],
     )
     query(
-        """WITH told AS (
-               SELECT told.*, EXISTS (
+        """WITH opening AS (
+               SELECT opening.*, EXISTS (
                    SELECT 1 FROM messaging_session known
-                   WHERE known.org_id = told.org_id AND known.salesforce_id = told.session
+                   WHERE known.org_id = opening.org_id AND known.salesforce_id = opening.session
                      AND known.state = 'ended') AS ended
                FROM jsonb_to_recordset(%s::jsonb)
-                   AS told (org_id bigint, conversation_id bigint, identifier text, session text)),
+                   AS opening (org_id bigint, conversation_id bigint, identifier text, session text)),
            conversation AS (
                UPDATE messaging_conversation conversation
-               SET identifier = told.identifier, session = COALESCE(NULLIF(told.session, ''), conversation.session),
-                   session_open = CASE WHEN told.session = '' THEN session_open ELSE NOT told.ended END
-               FROM told
-               WHERE conversation.id = told.conversation_id AND conversation.org_id = told.org_id
+               SET identifier = opening.identifier, session = COALESCE(NULLIF(opening.session, ''), conversation.session),
+                   session_open = CASE WHEN opening.session = '' THEN session_open ELSE NOT opening.ended END
+               FROM opening
+               WHERE conversation.id = opening.conversation_id AND conversation.org_id = opening.org_id
                  AND conversation.id = ANY(%s))
            UPDATE messaging_lane lane SET with_rep_since = COALESCE(with_rep_since, clock_timestamp())
-           FROM told
-           WHERE lane.conversation_id = told.conversation_id AND lane.org_id = told.org_id
-             AND lane.conversation_id = ANY(%s) AND lane.direction = 'inbound' AND NOT told.ended""",
+           FROM opening
+           WHERE lane.conversation_id = opening.conversation_id AND lane.org_id = opening.org_id
+             AND lane.conversation_id = ANY(%s) AND lane.direction = 'inbound' AND NOT opening.ended""",
         [rows, ids, ids],
     )
 

@@ -11,15 +11,16 @@ from django.conf import settings
 
 from connector.salesforce.auth import AccessToken
 from connector.salesforce.pubsub.channel import LARGEST_ALONE, LARGEST_ANSWER, open_channel
+from connector.threads import Threads
 from messaging.subscriptions import StreamLease
-from messaging.threads import in_thread
 
 log = structlog.get_logger(__name__)
 
 STREAMS_PER_CHANNEL = 800  # Salesforce allows 1,000 calls on one connection; those for schemas count too
-LOGINS_AT_ONCE = 100  # of orgs whose login was well the last time
-TROUBLED_LOGINS_AT_ONCE = 50  # of those whose login was not
-SLOW_SECONDS = 2.0  # a login that takes longer gives its turn to the next, and goes on in its thread
+LOGINS_AT_ONCE = 50  # of orgs whose login was well the last time
+TROUBLED_LOGINS_AT_ONCE = 25  # of those whose login was not
+MOST_UNDER_WAY = 5000  # in threads, those that hang included: one for each stream that a process reads
+SLOW_SECONDS = 1.5  # a login that takes longer gives its turn to the next, and goes on in its thread
 
 
 class Logins:
@@ -32,6 +33,7 @@ class Logins:
     def __init__(self) -> None:
         self.turns, self.troubled_turns = asyncio.Semaphore(LOGINS_AT_ONCE), asyncio.Semaphore(TROUBLED_LOGINS_AT_ONCE)
         self.troubled: set[int] = set()  # orgs
+        self.threads = Threads(MOST_UNDER_WAY)
 
     async def token(self, lease: StreamLease, refused: AccessToken | None) -> AccessToken:
         """Give a token, another one than the refused one.
@@ -45,7 +47,7 @@ class Logins:
 
         async with self.troubled_turns if lease.org_id in self.troubled else self.turns:
             self.troubled.add(lease.org_id)
-            login = asyncio.ensure_future(in_thread(get, f"login of org {lease.org_id}"))
+            login = asyncio.create_task(self.threads.run((lease.tokens.key, refused), get))
             await asyncio.wait({login}, timeout=SLOW_SECONDS)
         token = await login
         self.troubled.discard(lease.org_id)

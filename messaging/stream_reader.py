@@ -21,7 +21,7 @@ from messaging.intake import StreamBatch
 from messaging.stream_connections import Channels, Logins
 from messaging.stream_writer import NotSaved, StreamWriter
 from messaging.subscriptions import StreamLease, Trouble
-from messaging.threads import place_of
+from tenants.database import facts_of
 from tenants.encryption import CannotDecrypt
 
 log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ class StreamReader:
                 remedy, problem = Remedy.SLOW_DOWN, f"what it brought cannot be saved: {exc}"
             except Exception as exc:  # this stream only, and where everybody sees it
                 remedy, problem = Remedy.SLOW_DOWN, f"failed: {type(exc).__name__}"
-                log.error("reader failed", org=self.lease.org_id, error=type(exc).__name__, at=place_of(exc))
+                log.error("reader failed", org=self.lease.org_id, **facts_of(exc))
             if not await self._mend(remedy, problem):
                 return
 

@@ -2,18 +2,17 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import structlog
-from django.db import DatabaseError, InterfaceError
 
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.subscriptions import StreamLease, Trouble, note_troubles, release, start_over
-from messaging.threads import Desk, place_of
+from messaging.threads import Desk
 from messaging.wake import wake
-from tenants.database import is_rows_fault
+from tenants.database import facts_of, is_database_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +39,8 @@ class _Waiting:
 class StreamWriter:
     """Writes for all streams of a process; streams wait meanwhile, and ask for more only when they are served.
 
-    What fails with others leaves their queue at once and is tried alone, at a desk of its own, so that one stream waits, or
-    one event is set aside.
+    What fails with others leaves their queue at once and is tried alone, at a desk of its own, so that one stream waits. An
+    event that the database refuses is set aside by intake.py.
     """
 
     together: asyncio.Queue[_Waiting] = field(default_factory=asyncio.Queue)
@@ -75,18 +74,18 @@ class StreamWriter:
             return None
 
     async def release(self, lease: StreamLease) -> None:
-        """Have a lease given back; where it cannot be, it runs out by itself."""
+        """Have a lease released; where it cannot be, it runs out by itself."""
         try:
             await self.desks["notes"].run(lambda: release([lease]))
         except Exception as exc:
-            log.warning("lease not given back", org=lease.org_id, error=type(exc).__name__)
+            log.warning("lease not released", org=lease.org_id, error=type(exc).__name__)
 
     async def finish(self) -> None:
         """Wait for what is being written."""
         await asyncio.gather(*(desk.run(lambda: None) for desk in self.desks.values()), return_exceptions=True)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads end."""
         for desk in self.desks.values():
             desk.close()
 
@@ -113,7 +112,7 @@ class StreamWriter:
             if each.saved.done():
                 continue
             try:
-                saved = await self._save_alone(each.batch)
+                saved = await self._receive_one(each.batch)
             except _NotNow as exc:
                 log.warning("page not saved", org=each.batch.org_id, error=type(exc.__cause__).__name__)
                 asyncio.get_running_loop().call_later(each.pause, self.alone.put_nowait, each)
@@ -125,33 +124,14 @@ class StreamWriter:
                 if not each.saved.done():
                     each.saved.set_result(saved)
 
-    async def _save_alone(self, batch: StreamBatch) -> bool:
-        try:
-            return await self._receive_one(batch)
-        except NotSaved:
-            log.warning("page taken apart", org=batch.org_id, events=len(batch.events))
-        for event in batch.events:
-            part = replace(batch, events=[event], replay_id=event.replay_id)
-            try:
-                saved = await self._receive_one(part)
-            except NotSaved as exc:
-                # kept as it came, with the reason, where operators see it; and what is behind it goes on
-                unsaved = replace(event, record=None, problem=f"the event could not be saved: {exc}")
-                saved = await self._receive_one(replace(part, events=[unsaved]))
-            if not saved:
-                return False
-        return await self._receive_one(replace(batch, events=[]))
-
     async def _receive_one(self, batch: StreamBatch) -> bool:
         try:
             return bool(await self._receive("alone", [batch]))
         except Exception as exc:
-            if not _is_final(exc):
+            if isinstance(exc, OSError) or is_database_trouble(exc):
                 raise _NotNow from exc
-            # its text would hold what somebody wrote
-            name = type(exc.__cause__ or exc).__name__
-            log.warning("batch refused", org=batch.org_id, events=len(batch.events), error=name, at=place_of(exc))
-            raise NotSaved(name) from exc
+            log.warning("batch refused", org=batch.org_id, events=len(batch.events), **facts_of(exc))
+            raise NotSaved(type(exc.__cause__ or exc).__name__) from exc  # its text would hold what somebody wrote
 
     async def _receive(self, desk: str, batches: list[StreamBatch]) -> set[int]:
         def receive() -> set[int]:
@@ -171,8 +151,3 @@ class StreamWriter:
                 await self.desks["notes"].run(lambda some=some: note_troubles(some))  # type: ignore[misc]
             except Exception as exc:
                 log.warning("troubles not noted", error=type(exc).__name__)
-
-
-def _is_final(exc: Exception) -> bool:
-    """Say whether the same batch fails again: the row is at fault, or a mistake of ours, and not the database."""
-    return is_rows_fault(exc) or not isinstance(exc, DatabaseError | InterfaceError | OSError)

@@ -19,7 +19,8 @@ from messaging.stream_connections import Channels, Logins
 from messaging.stream_reader import Means, SchemaTroubles, StreamReader
 from messaging.stream_writer import StreamWriter
 from messaging.subscriptions import StreamLease, add_missing, claim_streams, release, renew
-from messaging.threads import Desk, place_of
+from messaging.threads import Desk
+from tenants.database import facts_of
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ class Subscriber:
         self._tell(lambda: self.news.spread())
 
     def stop(self) -> None:
-        """Stop reading, and give the leases back."""
+        """Stop reading, and release the leases."""
         self.stopping = True
         self._tell(self._end)
         self.thread.join(DRAIN_SECONDS)
@@ -119,19 +120,19 @@ class Subscriber:
             stop.cancel()
 
     async def _finish(self, claims: asyncio.Task[None], beside: list[asyncio.Task[None]]) -> None:
-        """Stop what runs, and give back every lease, without waiting for what hangs."""
+        """Stop what runs, and release every lease, without waiting for what hangs."""
         self._end()
-        await asyncio.wait([claims], timeout=FINISH_SECONDS)  # it ends by itself, and what it claims is given back too
+        await asyncio.wait([claims], timeout=FINISH_SECONDS)  # it ends by itself, and what it claims is released too
         readers = [task for _, task in self.reading.values()]
         leases = [lease for lease, _ in self.reading.values()]
         for task in (claims, beside[0], *readers):
             task.cancel()
-        # a lease whose page is being saved cannot be given back before
+        # a lease whose page is being saved cannot be released before
         await _in_time(asyncio.gather(self.writer.finish(), *readers, return_exceptions=True))
         for task in beside:
             task.cancel()
         if not await _in_time(self.desks["heartbeats"].run(lambda: release(leases))):
-            log.warning("leases not given back; they run out by themselves")
+            log.warning("leases not released; they run out by themselves")
         await _in_time(self.channels.close())
         self.writer.close()
         for desk in self.desks.values():
@@ -177,7 +178,7 @@ class Subscriber:
         if self.reading.get(lease.subscription_id, (None, None))[1] is task:
             del self.reading[lease.subscription_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("reader failed", org=lease.org_id, error=type(error).__name__, at=place_of(error))
+            log.error("reader failed", org=lease.org_id, **facts_of(error))
 
     async def _beat(self) -> None:
         while True:

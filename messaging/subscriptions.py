@@ -169,7 +169,7 @@ def _give_up(subscription: EventSubscription, lease_id: UUID, problem: str) -> N
 
 
 def renew(leases: Sequence[StreamLease]) -> set[int]:
-    """Prolong leases, and name the subscriptions that are not to be read any more: lost, or of an org that was let go."""
+    """Prolong leases, and name the subscriptions that are no longer to be read: lost, or of a disconnected org."""
     held = _held(leases)
     gone = {
         row_id

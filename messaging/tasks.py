@@ -1,4 +1,4 @@
-"""What Celery does for us: hourly jobs, none of them on the way of a message."""
+"""What Celery does for us: hourly jobs, which no message waits for."""
 
 from typing import Any
 

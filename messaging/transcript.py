@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 
-from connector.events import MARK, split_text, unmarked
+from connector.events import MARK, split_text, strip_mark
 from connector.infobip.conversations import Author, Line
 from connector.salesforce.interactions import MOST_PAST_ENTRIES, OLDEST_PAST_ENTRY, TEXT_LIMIT, PastEntry
 from messaging.models import ChatbotMessage, Conversation, Direction, Handover, Message
 from tenants.models import Channel, TranscriptForm
 
-LAG = timedelta(seconds=3)  # by which a transcript is complete, where no event told us of its last line
+LAG = timedelta(seconds=3)  # by which a transcript is complete, where no event named its last line
 SAME_WITHIN = timedelta(seconds=10)  # two texts that are alike and so close are one message
 
 
@@ -52,7 +52,7 @@ def new_entries(handover: Handover, lines: Sequence[Line]) -> list[Entry]:
     ids = [line.id for line in lines]
     of_account = ChatbotMessage.objects.filter(org_id=handover.org_id, account_id=handover.account_id, infobip_id__in=ids)
     channel_ids = dict(of_account.values_list("infobip_id", "channel_id"))
-    # live messages that no event told us the other id of: they are known by their text and time
+    # live messages of which no event gave the other id: they are known by their text and time
     lane = Message.objects.filter(
         org_id=handover.org_id, conversation_id=handover.conversation_id, direction=Direction.INBOUND
     )
@@ -80,7 +80,7 @@ def messages_of(handover: Handover, conversation: Conversation, entries: Sequenc
     begin = notice(handover, conversation, "begin", "Conversation with the chatbot")
     if channel.transcript == TranscriptForm.COMPACT:
         zone = ZoneInfo(channel.time_zone)
-        name = unmarked(conversation.name) or "Customer"
+        name = strip_mark(conversation.name) or "Customer"
         script = "\n".join(_compact(each.line, channel, name, zone) for each in entries)
         parts = split_text(f"{begin['text']}\n{script}", TEXT_LIMIT)
         messages = [{**begin, "part": part, "text": text} for part, text in enumerate(parts)]

@@ -31,6 +31,6 @@ def test_message(request: PageRequest) -> HttpResponse:
             problem = f"Infobip did not take it: {exc.message}."
         else:
             sent = f"Infobip took it. It arrives if +{to} wrote to +{sender.number} within the last 24 hours."
-            request.org.note(request.member.name, "sent a test message", f"to …{to[-4:]}")
+            request.org.audit(request.member.name, "sent a test message", f"to …{to[-4:]}")
     context = {"form": form, "sender": sender, "sent": sent, "problem": problem}
     return show_step(request, "summary", context, "messaging/test_message.html")

@@ -61,20 +61,20 @@ def _take_own(request: HttpRequest, account_uuid: UUID) -> HttpResponse:
 
 
 def _take_bare(request: HttpRequest) -> HttpResponse:
-    """Let the call itself say whose it is: a signed event told of its conversation before."""
+    """Let the call itself say whose it is: a signed event named its conversation before."""
     value = _read(request)
     accounts: list[InfobipAccount] = []
     with suppress(handover.UnusableCall), every_org():
         call = handover.parse_call(value)
-        told = ChatbotMessage.objects.filter(infobip_conversation=call.conversation, end_user=call.end_user)
-        accounts += InfobipAccount.objects.filter(pk__in=told.values("account_id"))[:MOST_CANDIDATES]
+        named = ChatbotMessage.objects.filter(infobip_conversation=call.conversation, end_user=call.end_user)
+        accounts += InfobipAccount.objects.filter(pk__in=named.values("account_id"))[:MOST_CANDIDATES]
     return _accept(_caller(request, accounts, token_is_needed=False), _parse(value))
 
 
 def _caller(request: HttpRequest, accounts: Sequence[InfobipAccount], *, token_is_needed: bool = True) -> InfobipAccount:
     """Find the account whose hand-over token the call carries. The step cannot sign, so the token is the proof.
 
-    Without a token only a conversation is taken that a signed event told us of before, where the account allows it.
+    Without a token only a conversation is taken that a signed event named before, where the account allows it.
     """
     token = request.headers.get(TOKEN_HEADER, "")
     for account in accounts:

@@ -1,8 +1,8 @@
 """The loop of a worker: takes in what came, claims lanes, makes the calls, records how they ended.
 
-One event loop makes the calls. One thread, the dispatcher's, writes the books: a turn of it records what ended, takes the
-next messages and commits that they are being tried, all in one transaction, before any of them is called. Another thread
-ingests. No connection to the database is held while an upstream is waited for.
+One event loop makes the calls. One thread is the dispatcher's: a turn of it records what ended, takes the next messages
+and commits that they are being tried, all in one transaction, before any of them is called. Another thread ingests. No
+connection to the database is held while an upstream is waited for.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class Worker:
         self.judged_at = self.expired_at = 0.0
         self.loop = asyncio.new_event_loop()
         self.woken = asyncio.Event()
-        self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
+        self.dispatcher = ThreadPoolExecutor(1, thread_name_prefix="dispatcher")
         self.thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self.ingester = threading.Thread(target=self._ingest, name="ingest", daemon=True)
 
@@ -106,7 +106,7 @@ class Worker:
             self.loop.call_soon_threadsafe(self.woken.set)
 
     def stop(self) -> None:
-        """Claim no more, wait for the calls under way, record them, and let go of all lanes."""
+        """Claim no more, wait for the calls under way, record them, and release all lanes."""
         self.stopping.set()
         self.inbox.set()
         self.wake()
@@ -152,7 +152,7 @@ class Worker:
         try:
             self.loop.run_until_complete(self._main())
         finally:
-            self.books.shutdown(wait=True)
+            self.dispatcher.shutdown(wait=True)
             self.loop.close()
 
     async def _main(self) -> None:
@@ -172,33 +172,33 @@ class Worker:
                 self._begin(work)
             await asyncio.sleep(GATHER_SECONDS)
         await self.caller.close()
-        await self._in_books(_close_connection)
+        await self._in_dispatcher(_close_connection)
 
     async def _until_woken(self) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.woken.wait(), PAUSE_SECONDS if self.stopping.is_set() else LOOK_SECONDS)
         self.woken.clear()
 
-    async def _in_books(self, write: Callable[[], object]) -> None:
-        await self.loop.run_in_executor(self.books, write)
+    async def _in_dispatcher(self, write: Callable[[], object]) -> None:
+        await self.loop.run_in_executor(self.dispatcher, write)
 
     async def _dispatch(self) -> list[Work]:
-        """Do a turn of the books; what could not be written stays in memory until it can be."""
+        """Do a turn of the dispatcher; what could not be written stays in memory until it can be."""
         ended = list(self.unwritten)
         under_way = [flight.work.claim for flight in self.flights]
         free = self._free()
         try:
-            work = await self.loop.run_in_executor(self.books, lambda: self._turn(ended, under_way, free))
+            work = await self.loop.run_in_executor(self.dispatcher, lambda: self._turn(ended, under_way, free))
         except Exception as exc:
             if not is_rows_fault(exc):
                 log.warning("database trouble", **facts_of(exc))
-                await self._in_books(_close_connection)
+                await self._in_dispatcher(_close_connection)
                 await asyncio.sleep(PAUSE_SECONDS)
                 self.woken.set()
                 return []
             log.error("a turn failed; its results are recorded one by one", **facts_of(exc))
             work = []
-            ended = await self.loop.run_in_executor(self.books, lambda: self._record_one_by_one(ended))
+            ended = await self.loop.run_in_executor(self.dispatcher, lambda: self._record_one_by_one(ended))
             self.woken.set()
         del self.unwritten[: len(ended)]  # only now is it committed
         for each in ended:
@@ -216,9 +216,9 @@ class Worker:
     def _begin(self, work: Work) -> None:
         flight = Flight(work)
         self.flights.add(flight)
-        flight.task = self.loop.create_task(self._carry(flight))
+        flight.task = self.loop.create_task(self._send(flight))
 
-    async def _carry(self, flight: Flight) -> None:
+    async def _send(self, flight: Flight) -> None:
         work = flight.work
         claim = work.claim
         with structlog.contextvars.bound_contextvars(org=claim.org_id, conversation=claim.conversation_id):
@@ -227,7 +227,7 @@ class Worker:
             except asyncio.CancelledError:
                 ended = _interrupted(work, "the process stopped while it waited for an answer")
             except Exception as exc:
-                log.error("carrying failed", **facts_of(exc))
+                log.error("sending failed", **facts_of(exc))
                 ended = _interrupted(work, f"internal error: {type(exc).__name__}")
         self.flights.discard(flight)
         self.unwritten.append(ended)
@@ -240,7 +240,7 @@ class Worker:
         if isinstance(ended, Result):
             _log_result(ended)
 
-    # the books
+    # the dispatcher
 
     def _turn(self, ended: Sequence[Ended], under_way: Sequence[Claim], free: int) -> list[Work]:
         """Record what ended, take new lanes for the calls that are free, and commit what is tried next."""

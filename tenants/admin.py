@@ -10,7 +10,7 @@ from django.utils.html import format_html, format_html_join
 
 from connector.http import time_limit
 from tenants import budget, doctor
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.cache import old_secret_used_at, refusals_today
 from tenants.encryption import readable
 from tenants.ledgers import OF_ORG, Ledger, ReadOnly
 from tenants.models import AuditEntry, Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender

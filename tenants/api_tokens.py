@@ -21,7 +21,7 @@ def make(org: Org, *, name: str, scopes: list[str], who: str) -> str:
     made = org.api_tokens.create(
         name=name, scopes=scopes, token_hash=digest(token), prefix=token[: len(MARK) + 6], created_by=who[:200]
     )
-    org.note(who, "made an API token", f"{name} ({made}), {', '.join(scopes)}")
+    org.audit(who, "made an API token", f"{name} ({made}), {', '.join(scopes)}")
     return token
 
 
@@ -29,7 +29,7 @@ def revoke(org: Org, token_id: int, *, who: str) -> None:
     """End a token of the org; one that is gone, or another org's, is left alone."""
     found = org.api_tokens.filter(pk=token_id, revoked_at=None).first()
     if found and org.api_tokens.filter(pk=token_id, revoked_at=None).update(revoked_at=timezone.now()):
-        org.note(who, "revoked an API token", f"{found.name} ({found})")
+        org.audit(who, "revoked an API token", f"{found.name} ({found})")
 
 
 def find(token: str) -> ApiToken | None:

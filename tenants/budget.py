@@ -1,7 +1,7 @@
 """What pages may use up of this process: each has a thread while it waits for Salesforce or Infobip, and there are few.
 
-One org whose Salesforce hangs would soon hold all of them. So each has some places, a stranger as well, and who finds them
-taken is told at once to try again.
+One org whose Salesforce hangs would soon hold all of them. So each has some places, and so has each address
+without a session; who finds them taken is asked at once to try again.
 """
 
 import ipaddress
@@ -12,11 +12,10 @@ from contextlib import contextmanager
 
 from django.http import HttpRequest
 
-PAGES_AT_ONCE = 4  # of one org, or of one stranger: a quarter of the threads that serve pages (Procfile)
+PAGES_AT_ONCE = 4  # of one org, or of one address without a session: a quarter of the threads that serve pages (Procfile)
 SIGN_INS_AT_ONCE = 2  # to one org: whoever knows its address can begin one
-CALL_SECONDS = (
-    25.0  # of all calls of one page; routers give up soon after: https://devcenter.heroku.com/articles/request-timeout
-)
+# Of all calls of one page. Routers give up soon after: https://devcenter.heroku.com/articles/request-timeout
+CALL_SECONDS = 25.0
 
 _taken: Counter[str] = Counter()
 _lock = threading.Lock()

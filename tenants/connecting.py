@@ -29,7 +29,7 @@ from django.utils.text import capfirst
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
 from connector.infobip.setup import ProfileSettings, SetupClient, State
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
-from tenants import broker
+from tenants import cache
 from tenants.encryption import CannotDecrypt, readable
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, keep_sender, long_org_id
@@ -162,27 +162,27 @@ def connection_of(draft: Draft) -> SalesforceConnection:
     )
 
 
-def log_in(way: SalesforceConnection) -> AccessToken:
+def log_in(connection: SalesforceConnection) -> AccessToken:
     """Log in once, beside the tokens that are kept.
 
     :raises ApiError: if Salesforce refuses or does not answer
     """
     return login(
-        base_url=way.base_url,
-        consumer_key=way.consumer_key,
-        username=way.username,
-        private_key=way.private_key,
+        base_url=connection.base_url,
+        consumer_key=connection.consumer_key,
+        username=connection.username,
+        private_key=connection.private_key,
         allow_local=settings.ALLOW_LOCAL_UPSTREAMS,
     )
 
 
-def try_login(way: SalesforceConnection) -> str:
+def try_login(connection: SalesforceConnection) -> str:
     """Log in once, and give the id of the org that let us in.
 
     :raises SetupProblem: with the remedy of what Salesforce said
     """
     try:
-        token = log_in(way)
+        token = log_in(connection)
     except AuthenticationFailed as exc:
         raise SetupProblem({_field_of(exc): remedy_of(exc)}) from exc
     except AddressRefused as exc:
@@ -190,7 +190,7 @@ def try_login(way: SalesforceConnection) -> str:
     except CannotDecrypt as exc:
         raise SetupProblem({"": f"{capfirst(exc.message)}."}) from exc
     except ServiceUnavailable as exc:
-        raise SetupProblem({"": f"Salesforce does not answer at {way.base_url} ({exc.message}). Try again."}) from exc
+        raise SetupProblem({"": f"{connection.base_url} does not answer ({exc.message}). Try again."}) from exc
     return token.org_id
 
 
@@ -215,7 +215,7 @@ def connect_draft(draft: Draft, *, consumer_key: str, username: str) -> None:
         Draft.objects.filter(pk=draft.pk).update(consumer_key=consumer_key, username=username)
 
 
-def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
+def promote_draft(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
     """Make a draft the org that a sign-in has proven, or bring the org that is known already up to date with it.
 
     The same proof lets an org back in whose My Domain was renamed.
@@ -227,14 +227,14 @@ def adopt(draft: Draft, *, organization_id: str, name: str, who: str) -> Org:
         if not known:  # another browser may prove the same org just now: then it is there when this returns
             Org.objects.bulk_create([Org(salesforce_id=long_id, name=name[:200] or "your org")], ignore_conflicts=True)
         org = orgs.select_for_update(no_key=True).get()  # rows that point at it may be written meanwhile
-        way = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
-        way.base_url, way.scrt_url = draft.base_url, scrt_url_of(draft.base_url)
-        way.consumer_key, way.username = draft.consumer_key, draft.username
-        way.private_key, way.certificate = draft.private_key, draft.certificate
-        way.next_private_key = way.next_certificate = ""
-        way.save()
+        connection = SalesforceConnection.objects.filter(org=org).first() or SalesforceConnection(org=org)
+        connection.base_url, connection.scrt_url = draft.base_url, scrt_url_of(draft.base_url)
+        connection.consumer_key, connection.username = draft.consumer_key, draft.username
+        connection.private_key, connection.certificate = draft.private_key, draft.certificate
+        connection.next_private_key = connection.next_certificate = ""
+        connection.save()
         Org.objects.filter(pk=org.pk).update(disconnected_at=None)
-        org.note(who, "connected the org again" if known else "connected the org", way.base_url)
+        org.audit(who, "connected the org again" if known else "connected the org", connection.base_url)
         Draft.objects.filter(pk=draft.pk).delete()
         return org
 
@@ -244,17 +244,17 @@ def change_connection(org: Org, *, consumer_key: str, username: str, scrt_url: s
 
     :raises SetupProblem: with the remedy; nothing is changed then
     """
-    before, way = org.salesforce, copy(org.salesforce)
-    way.consumer_key, way.username, way.scrt_url = consumer_key, username, scrt_url
-    check_addresses(way, "scrt_url")
-    _check_same_org(org, try_login(way))
+    before, connection = org.salesforce, copy(org.salesforce)
+    connection.consumer_key, connection.username, connection.scrt_url = consumer_key, username, scrt_url
+    check_addresses(connection, "scrt_url")
+    _check_same_org(org, try_login(connection))
     with transaction.atomic():
         # these only: somebody else may have begun a change of keys meanwhile
-        way.save(update_fields=["consumer_key", "username", "scrt_url", "updated_at"])
-        if (before.consumer_key, before.username, before.scrt_url) != (consumer_key, username, way.scrt_url):
-            org.note(who, "changed the Salesforce connection", way.username)
+        connection.save(update_fields=["consumer_key", "username", "scrt_url", "updated_at"])
+        if (before.consumer_key, before.username, before.scrt_url) != (consumer_key, username, connection.scrt_url):
+            org.audit(who, "changed the Salesforce connection", connection.username)
         if Org.objects.filter(pk=org.pk).exclude(disconnected_at=None).update(disconnected_at=None):
-            org.note(who, "connected the org again", way.base_url)
+            org.audit(who, "connected the org again", connection.base_url)
 
 
 def _check_same_org(org: Org, organization_id: str) -> None:
@@ -273,7 +273,7 @@ def begin_key_change(org: Org, *, who: str) -> None:
             next_private_key=pair.private_key, next_certificate=pair.certificate
         )
         if begun:
-            org.note(who, "made a new key pair")
+            org.audit(who, "made a new key pair")
 
 
 def finish_key_change(org: Org, *, who: str) -> None:
@@ -281,20 +281,20 @@ def finish_key_change(org: Org, *, who: str) -> None:
 
     :raises SetupProblem: if the org does not take it yet; the present one stays in use
     """
-    way = copy(org.salesforce)
-    if not readable(way, "next_private_key"):
-        same = SalesforceConnection.objects.filter(org=org, next_certificate=way.next_certificate)
+    connection = copy(org.salesforce)
+    if not readable(connection, "next_private_key"):
+        same = SalesforceConnection.objects.filter(org=org, next_certificate=connection.next_certificate)
         same.update(next_private_key="", next_certificate="")
         raise SetupProblem({"": "There is no new key pair, or we can no longer read it. Make a new one."})
-    way.private_key, way.certificate = way.next_private_key, way.next_certificate
-    _check_same_org(org, try_login(way))
+    connection.private_key, connection.certificate = connection.next_private_key, connection.next_certificate
+    _check_same_org(org, try_login(connection))
     with transaction.atomic():
         # somebody else may have put it to use meanwhile, and have made another pair since
-        used = SalesforceConnection.objects.filter(org=org, next_certificate=way.certificate).update(
-            private_key=way.private_key, certificate=way.certificate, next_private_key="", next_certificate=""
+        used = SalesforceConnection.objects.filter(org=org, next_certificate=connection.certificate).update(
+            private_key=connection.private_key, certificate=connection.certificate, next_private_key="", next_certificate=""
         )
         if used:
-            org.note(who, "put the new key pair to use")
+            org.audit(who, "put the new key pair to use")
 
 
 def setup_host(base_url: str) -> str:
@@ -320,7 +320,7 @@ class FoundChannel:
 def find_channels(org: Org) -> list[FoundChannel]:
     """Read the custom messaging channels of an org, with the definitions that they are made from.
 
-    :raises ApiError: if Salesforce does not tell
+    :raises ApiError: if Salesforce does not answer
     """
     rest = org.salesforce.rest()
     definitions = {
@@ -382,7 +382,7 @@ def keep_channel(org: Org, found: FoundChannel, *, context: str, who: str) -> Ch
             defaults=values,
             create_defaults=values | {"welcome_message": WELCOME, "closing_message": CLOSING},
         )
-        org.note(who, "added a channel" if created else "changed a channel", channel.name)
+        org.audit(who, "added a channel" if created else "changed a channel", channel.name)
     return channel
 
 
@@ -407,7 +407,7 @@ def change_texts(org: Org, channel_id: int, changes: Changes, *, who: str) -> No
                 setattr(channel, name, value)
             channel.save(update_fields=list(wanted))
             what = ", ".join(name.replace("_", " ") for name in wanted)
-            org.note(who, "changed the texts or the hand-over of a channel", f"{channel.name}: {what}")
+            org.audit(who, "changed the texts or the hand-over of a channel", f"{channel.name}: {what}")
 
 
 def _wanted(kept: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
@@ -432,7 +432,7 @@ def change_translation(org: Org, channel_id: int, language: str, changes: Change
         if wanted := {} if new and kept else _wanted(kept, changes):
             channel.translations[language] = {name: text for name, text in (kept | wanted).items() if text}
             channel.save(update_fields=["translations"])
-            org.note(who, "added a translation" if new else "changed a translation", f"{channel.name}: {language}")
+            org.audit(who, "added a translation" if new else "changed a translation", f"{channel.name}: {language}")
 
 
 def remove_translation(org: Org, channel_id: int, language: str, *, who: str) -> None:
@@ -441,14 +441,14 @@ def remove_translation(org: Org, channel_id: int, language: str, *, who: str) ->
         channel = org.channels.select_for_update().get(pk=channel_id)
         if channel.translations.pop(language, None) is not None:
             channel.save(update_fields=["translations"])
-            org.note(who, "removed a translation", f"{channel.name}: {language}")
+            org.audit(who, "removed a translation", f"{channel.name}: {language}")
 
 
 def follow_session_changes(org: Org, on: bool, *, who: str) -> None:
     """Say whether the org publishes changes of its messaging sessions, so that we listen to them."""
     with transaction.atomic():
         if SalesforceConnection.objects.filter(org=org, session_changes=not on).update(session_changes=on):
-            org.note(who, "let us follow session changes" if on else "ended following session changes")
+            org.audit(who, "let us follow session changes" if on else "ended following session changes")
 
 
 def infobip_setup(account: InfobipAccount) -> SetupClient:
@@ -492,7 +492,7 @@ def connect_infobip(
     try:
         with transaction.atomic():
             account.save(update_fields=changed)
-            org.note(who, "added an Infobip account" if created else "changed an Infobip account", account.name)
+            org.audit(who, "added an Infobip account" if created else "changed an Infobip account", account.name)
     except IntegrityError as exc:  # pressed twice, or by two administrators
         raise SetupProblem({"name": NAME_TAKEN}) from exc
     return account
@@ -538,7 +538,7 @@ def subscribe(account: InfobipAccount, *, who: str) -> None:
         raise SetupProblem({"": UNREADABLE_KEY}) from exc
     except ApiError as exc:
         raise SetupProblem({"": f"Infobip did not take the subscription: {exc.message}"}) from exc
-    account.org.note(who, "subscribed to Infobip's events", account.name)
+    account.org.audit(who, "subscribed to Infobip's events", account.name)
 
 
 def _end_unsigned(client: SetupClient, account: InfobipAccount, *, keep: str) -> None:
@@ -562,7 +562,7 @@ def change_webhook_secret(account: InfobipAccount, *, who: str) -> None:
             mine.previous_webhook_secret = readable(mine, "webhook_secret")
             mine.webhook_secret = secrets.token_urlsafe(32)
             mine.save(update_fields=["previous_webhook_secret", "webhook_secret", "updated_at"])
-            mine.org.note(who, "made a new webhook secret", mine.name)
+            mine.org.audit(who, "made a new webhook secret", mine.name)
 
 
 def digest_of_token(account: InfobipAccount) -> str:
@@ -580,7 +580,7 @@ def change_handover_token(account: InfobipAccount, *, seen: str, who: str) -> No
         if digest_of_token(mine) == seen:
             mine.handover_token = secrets.token_urlsafe(32)
             mine.save(update_fields=["handover_token", "updated_at"])
-            mine.org.note(who, "made a new hand-over token", mine.name)
+            mine.org.audit(who, "made a new hand-over token", mine.name)
 
 
 def handover_body(channel: Channel) -> str:
@@ -597,7 +597,7 @@ def retire_old_secret(account: InfobipAccount, *, who: str) -> None:
     with transaction.atomic():
         ended = InfobipAccount.objects.filter(pk=account.pk).exclude(previous_webhook_secret="")
         if ended.update(previous_webhook_secret=""):
-            account.org.note(who, "ended the old webhook secret", account.name)
+            account.org.audit(who, "ended the old webhook secret", account.name)
 
 
 def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | None, chatbot_first: bool, who: str) -> None:
@@ -613,12 +613,12 @@ def choose_sender(account: InfobipAccount, number: str, *, channel: Channel | No
     with transaction.atomic():
         if channel is None:
             if org.senders.filter(account=account, number=number).update(retired_at=timezone.now()):
-                org.note(who, "took a sender off", number[-4:])
+                org.audit(who, "took a sender off", number[-4:])
             return
         before = org.senders.filter(account=account, number=number).first()
         sender = keep_sender(account, number, channel=channel, chatbot_first=chatbot_first)
         if before is None or (before.channel_id, before.chatbot_first) != (channel.pk, chatbot_first):
-            org.note(who, "chose a sender", f"{sender.number[-4:]} on {channel.name}")
+            org.audit(who, "chose a sender", f"{sender.number[-4:]} on {channel.name}")
 
 
 def _check_number(account: InfobipAccount, number: str) -> None:
@@ -691,7 +691,7 @@ def describe_account(account: InfobipAccount) -> AccountView:
         pass  # the key may not tell
     except ApiError as exc:
         problem = f"Infobip does not answer: {exc.message}"
-    return AccountView(account, capabilities, subscribed, problem, broker.old_secret_used_at(account.pk))
+    return AccountView(account, capabilities, subscribed, problem, cache.old_secret_used_at(account.pk))
 
 
 @dataclass(frozen=True, slots=True)
@@ -713,7 +713,7 @@ class AccountSenders:
     listed: bool  # else they are typed in
     problem: str
     bodies: dict[str, str]  # of the call by which a chatbot hands over, with the numbers that each is for
-    told_of_chatbots: bool | None  # whether a subscription to their conversations comes to us; None: not known
+    chatbots_subscribed: bool | None  # whether a subscription to their conversations comes to us; None: not known
     token_digest: str
 
 
@@ -744,11 +744,11 @@ def describe_senders(account: InfobipAccount) -> AccountSenders:
         if sender.chatbot_first:
             body = handover_body(sender.channel)
             bodies[body] = f"{bodies[body]}, +{number}" if body in bodies else f"+{number}"
-    told = _told_of_chatbots(client) if bodies else None
-    return AccountSenders(account, views, may_list, problem, bodies, told, digest_of_token(account))
+    subscribed = _chatbots_subscribed(client) if bodies else None
+    return AccountSenders(account, views, may_list, problem, bodies, subscribed, digest_of_token(account))
 
 
-def _told_of_chatbots(client: SetupClient) -> bool | None:
+def _chatbots_subscribed(client: SetupClient) -> bool | None:
     try:
         return any(set(CHATBOT_EVENTS) <= each.events for each in client.subscriptions("CUSTOMER_ENGAGEMENT"))
     except ApiError:
@@ -771,6 +771,6 @@ def disconnect(org: Org, *, who: str) -> None:
     with transaction.atomic():
         Org.objects.filter(pk=org.pk).update(disconnected_at=timezone.now())
         org.web_sessions.all().delete()
-        org.note(who, "disconnected the org")
+        org.audit(who, "disconnected the org")
     with suppress(CannotDecrypt):  # then no token can be ours
         org.salesforce.tokens().revoke()

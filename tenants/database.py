@@ -15,14 +15,17 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 log = structlog.get_logger(__name__)
 
-# Classes of SQLSTATE that speak of the values, so that the same row fails again however often it is tried:
+# Classes of SQLSTATE that speak of the values, so that the same row fails again however often it is tried. Not 42 or 0A:
+# a table, column or privilege that is missing, or a plan of before a migration, fails all rows until the deploy is done.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 ROWS_CLASSES = {
     "21",  # cardinality: one statement would change the same row twice
     "22",  # data: out of range, not of that type, not of that encoding
     "23",  # constraints
     "54",  # limits of PostgreSQL: a text too long for an index, JSON nested too deep
+    "P0",  # raised by a function, such as an operator's trigger, over what it was given
 }
+MOST_FRAMES = 4  # of our code, in a log line
 # What Python, Django and psycopg raise over a value before it is sent, or after it came
 ROWS_ERRORS = (
     ValueError,
@@ -68,19 +71,27 @@ def is_rows_fault(exc: BaseException) -> bool:
     return isinstance(exc, ROWS_ERRORS) and not isinstance(exc, OSError)  # a bad certificate is both
 
 
+def is_database_trouble(exc: BaseException) -> bool:
+    """Say whether an error comes from the database and no row is at fault: what was in hand waits, uncounted."""
+    return isinstance(exc, DjangoDatabaseError | psycopg.Error) and not is_rows_fault(exc)
+
+
+def sqlstate(exc: BaseException) -> str:
+    """Give PostgreSQL's code of an error, from behind Django's exceptions; empty where there is none."""
+    error = _from_psycopg(exc)
+    return (error.sqlstate or "") if error is not None else ""
+
+
 def facts_of(exc: BaseException) -> dict[str, str]:
     """Say what went wrong, and where in our code, for a log: an exception's own words may hold what a person wrote."""
-    error = _from_psycopg(exc)
-    code = (error.sqlstate or "") if error is not None else ""
     ours = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
-    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
-    return {"error": type(exc).__name__, "code": code, "at": where}
+    at = " > ".join(f"{Path(each.filename).name}:{each.lineno}" for each in ours[-MOST_FRAMES:])
+    return {"error": type(exc).__name__, "code": sqlstate(exc), "at": at}
 
 
-def is_spent(connection: psycopg.Connection[Any], exc: BaseException) -> bool:
+def is_spent(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], exc: BaseException) -> bool:
     """Say whether a connection is of no use after an error that came from it, so that it is to be closed."""
-    error = _from_psycopg(exc)
-    return connection.closed or (error is not None and (error.sqlstate or "").startswith(SPENT_STATES))
+    return connection.closed or sqlstate(exc).startswith(SPENT_STATES)
 
 
 def watch_new_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:

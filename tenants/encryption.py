@@ -31,9 +31,7 @@ class CannotDecrypt(CustomerMustAct):
     silent_variable_failure = True  # in a template such a credential is nothing, as one that was never set
 
     def __init__(self) -> None:
-        super().__init__(
-            "Connector", "a stored credential cannot be read, since no key in FIELD_ENCRYPTION_KEYS fits it; see the doctor"
-        )
+        super().__init__("Connector", "a stored credential cannot be read, since no key in FIELD_ENCRYPTION_KEYS fits it")
 
 
 @cache

@@ -84,15 +84,15 @@ class HoursField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         try:
-            return texts.read_stretches(str(super().to_python(value)))
+            return texts.read_time_ranges(str(super().to_python(value)))
         except ValueError as exc:
             raise ValidationError(str(exc)) from exc
 
     def run_validators(self, value: Any) -> None:
-        super().run_validators(texts.write_stretches(value))
+        super().run_validators(texts.write_time_ranges(value))
 
     def prepare_value(self, value: Any) -> Any:
-        return texts.write_stretches(value) if isinstance(value, list) else value
+        return texts.write_time_ranges(value) if isinstance(value, list) else value
 
 
 class AttributesField(forms.CharField):

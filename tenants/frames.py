@@ -49,7 +49,7 @@ def in_foreign_document(request: HttpRequest, handle: str) -> bool:
     """Tell whether htmx would put an org's page into a document that was loaded from elsewhere.
 
     Browsers ask ``frame-ancestors`` when they load a document, not when a script fetches: what any org may frame would
-    become an org's own page, inside a stranger's frame and with the session's cookie. A token that a page brings along
+    become an org's own page, inside somebody else's frame and with the session's cookie. A token that a page brings along
     was given to that very document.
     """
     if "HX-Request" not in request.headers or "Authorization" in request.headers:

@@ -1,4 +1,4 @@
-"""Installing what is missing in a customer's org, with an administrator's token that is given back at the end.
+"""Installing what is missing in a customer's org, with an administrator's token that is revoked at the end.
 
 A run is a row with its steps. The page that shows it asks for news, and each such request does the next small thing: start
 a deploy, look how far it is, create a record. Whoever leaves the page and comes back finds the run where Salesforce is by
@@ -7,7 +7,6 @@ then. Nothing is done twice: what is there already is found first, and one reque
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,6 @@ from uuid import uuid4
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection, transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -64,15 +62,15 @@ def draft_settings(draft: Draft) -> Settings:
     return _settings(connecting.connection_of(draft), f"{settings.PUBLIC_URL}/")
 
 
-def _settings(way: SalesforceConnection, frame_url: str) -> Settings:
-    user = way.username if package.PERSON.fullmatch(way.username) else "admin@example.com"
+def _settings(connection: SalesforceConnection, frame_url: str) -> Settings:
+    user = connection.username if package.PERSON.fullmatch(connection.username) else "admin@example.com"
     return Settings(
         public_url=settings.PUBLIC_URL,
         frame_url=frame_url,
-        certificate_pem=way.certificate or connecting.certificate_for(way.private_key),
+        certificate_pem=connection.certificate or connecting.certificate_for(connection.private_key),
         contact_email=user,
         integration_username=user,
-        org_url=way.base_url,
+        org_url=connection.base_url,
     )
 
 
@@ -123,7 +121,7 @@ def begin(org: Org, *, who: str, token: str, undo: bool) -> Installation:
                 _stop(each)
         if same is None:
             steps = _undo_steps() if undo else _steps()
-            org.note(who, "began to take the package back" if undo else "began an installation")
+            org.audit(who, "began to take the package back" if undo else "began an installation")
             begun = Installation.objects.create(org=org, who=who, token=token, undo=undo, steps=steps)
     for each in under_way:
         _revoke(each.org, readable(each, "token"))
@@ -198,7 +196,7 @@ def advance(run: Installation) -> Installation:
         steps=run.steps, state=run.state, deployment=run.deployment, lease_id=None, leased_until=None
     )
     if kept and run.state != Installation.State.RUNNING:
-        run.org.note(run.who, f"{'undo' if run.undo else 'installation'} {run.state}", step["title"])
+        run.org.audit(run.who, f"{'undo' if run.undo else 'installation'} {run.state}", step["title"])
         _give_back(run)
     return run.org.installations.get(pk=run.pk)
 
@@ -241,9 +239,9 @@ def _go_on(run: Installation, step: dict[str, Any]) -> None:
 
 
 def _admin_client(run: Installation) -> RestClient:
-    way = run.org.salesforce
-    tokens = static_token(AccessToken(run.token, way.base_url))
-    return RestClient(base_url=way.base_url, tokens=tokens, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+    connection = run.org.salesforce
+    tokens = static_token(AccessToken(run.token, connection.base_url))
+    return RestClient(base_url=connection.base_url, tokens=tokens, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
 
 
 def _deploy(
@@ -345,9 +343,9 @@ def _switch_flow(rest: RestClient, version: int) -> None:
 
 
 def _admin_id(run: Installation) -> str:
-    way = run.org.salesforce
-    token = AccessToken(run.token, way.base_url)
-    return user_info(base_url=way.base_url, token=token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS).user_id
+    connection = run.org.salesforce
+    token = AccessToken(run.token, connection.base_url)
+    return user_info(base_url=connection.base_url, token=token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS).user_id
 
 
 def _define_channel(rest: RestClient, given: Settings) -> None:
@@ -431,8 +429,8 @@ def _revoke(org: Org, token: str) -> bool:
     """End a token's life; False if Salesforce does not answer."""
     try:
         if token:
-            way = org.salesforce
-            revoke(way.base_url, AccessToken(token, way.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
+            connection = org.salesforce
+            revoke(connection.base_url, AccessToken(token, connection.base_url), allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
     except SalesforceConnection.DoesNotExist:
         return True  # nobody knows any more whose it was
     except ApiError as exc:
@@ -454,8 +452,13 @@ def revoke_leftover_tokens() -> int:
             for pk in old.order_by("?").values_list("pk", flat=True)[:MOST_REVOKED]:
                 if time.monotonic() > until:
                     break
-                with suppress(ObjectDoesNotExist), time_limit(REVOKE_SECONDS):
-                    gone += _revoke_left(model, pk)
+                try:
+                    with time_limit(REVOKE_SECONDS):
+                        gone += _revoke_left(model, pk)
+                except Exception as exc:  # whatever is wrong with one, the others are revoked
+                    log.warning("administrator's token not revoked", row=pk, error=type(exc).__name__)
+                    ended = model._default_manager.filter(pk=pk, created_at__lt=timezone.now() - LONGEST_TOKEN)
+                    gone += ended.update(token="")
     return gone
 
 

@@ -90,8 +90,7 @@ class BoundedPages:
         if isinstance(exception, CannotDecrypt):
             log.error("a credential cannot be read", path=request.path_info, error=str(exception))
             org = getattr(request, "org", None)
-            back = reverse("step", args=[org.handle, "summary"]) if org else ""
-            context = {"problem": f"{capfirst(exception.message)}.", "back": back}
+            context = {"problem": f"{capfirst(exception.message)}.", "doctor": org and reverse("doctor", args=[org.handle])}
             return render(request, "tenants/refused.html", context, status=503)
         return None
 
@@ -99,7 +98,7 @@ class BoundedPages:
 def _owner(request: HttpRequest) -> str:
     """Name whose place a page takes: that of the org of its address, or of where the request comes from; empty: nobody's.
 
-    A browser without a session is shown the way in only. It takes no place of the org, or strangers could take them all.
+    A browser without a session is shown the sign-in only. It takes no place of the org, or anybody could take them all.
     """
     path = request.path_info
     if path.startswith(NO_PAGES):

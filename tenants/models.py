@@ -50,7 +50,7 @@ class Org(models.Model):
         """Give the address of the reps' templates panel, for the frame beside a conversation."""
         return f"{settings.PUBLIC_URL}/e/{self.handle}/templates"
 
-    def note(self, who: str, what: str, detail: str = "") -> None:
+    def audit(self, who: str, what: str, detail: str = "") -> None:
         """Write down who changed what; never a secret."""
         AuditEntry.objects.create(org=self, who=who[:200], what=what[:200], detail=detail[:1000])
 
@@ -128,7 +128,7 @@ class InfobipAccount(models.Model):
     handover_token = EncryptedField(blank=True, default="")
     handover_without_token = models.BooleanField(
         default=False,
-        help_text="take a chatbot's call without its token, for a conversation that a signed event told of before",
+        help_text="take a chatbot's call without its token, for a conversation that a signed event named before",
     )
     capabilities = models.JSONField(default=dict, blank=True, help_text="what its API key may do, by name")
     updated_at = models.DateTimeField(auto_now=True)
@@ -336,7 +336,7 @@ class ApiToken(models.Model):
     prefix = models.CharField(max_length=12, help_text="its first characters, by which people know it")
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.CharField(max_length=200)
-    last_used_at = models.DateTimeField(null=True, blank=True, help_text="some minutes exact")
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="accurate to a few minutes")
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
@@ -363,7 +363,7 @@ class ApiCall(models.Model):
 
 
 class Draft(models.Model):
-    """A set-up whose org nobody has proven yet. It blocks nobody, is told to nobody, and is soon forgotten."""
+    """A set-up whose org nobody has proven yet. It blocks nobody, is shown to nobody, and is soon forgotten."""
 
     token_hash = models.CharField(max_length=64, unique=True)
     base_url = models.CharField(max_length=300)
@@ -422,7 +422,7 @@ class AuditEntry(models.Model):
 
 
 class Installation(models.Model):
-    """What we do in an org for its administrator, step by step, with a token of theirs that is soon given back."""
+    """What we do in an org for its administrator, step by step, with a token of theirs that is soon revoked."""
 
     class State(models.TextChoices):
         RUNNING = "running"

@@ -154,7 +154,7 @@ class _ChannelSerializer(serializers.Serializer[Any]):
         if unknown := set(value) - set(texts.DAYS):
             raise serializers.ValidationError(f"{', '.join(sorted(unknown))}: the days are {', '.join(texts.DAYS)}.")
         try:
-            return {day: texts.check_stretches(value[day]) for day in texts.DAYS if value.get(day)}
+            return {day: texts.check_time_ranges(value[day]) for day in texts.DAYS if value.get(day)}
         except ValueError as exc:
             raise serializers.ValidationError(str(exc)) from exc
 

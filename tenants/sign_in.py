@@ -114,10 +114,10 @@ def start(uuid: UUID) -> Started:
         if not mine:
             raise SignInRefused("This sign-in is over. Close this window and choose “Sign in with Salesforce” again.")
         pending = PendingSignIn.objects.select_related("org__salesforce", "draft").get(uuid=uuid)
-    way = _way(pending)
+    connection = _connection(pending)
     url = openid.authorize_url(
-        base_url=way.base_url,
-        client_id=way.consumer_key,
+        base_url=connection.base_url,
+        client_id=connection.consumer_key,
         redirect_uri=callback_url(),
         scopes=INSTALL_SCOPES if pending.for_install else SCOPES,
         state=state,
@@ -141,9 +141,9 @@ def complete(*, state: str, code: str, browser: str) -> str:
     if pending is None or not hmac.compare_digest(pending.browser_hash, digest(browser)):
         raise SignInRefused("This window does not belong to a sign-in that is under way. Begin again in Salesforce.")
     try:
-        way = _way(pending)
-        with place(f"sign-in {way.base_url}", SIGN_INS_AT_ONCE):
-            user, admin_token = _identify(pending, way, code)
+        connection = _connection(pending)
+        with place(f"sign-in {connection.base_url}", SIGN_INS_AT_ONCE):
+            user, admin_token = _identify(pending, connection, code)
     except CannotDecrypt as exc:
         log.error("sign-in failed", org=pending.org_id, error=str(exc))
         raise SignInRefused(f"Nobody can sign in here now: {exc.message}.") from exc
@@ -187,7 +187,7 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
             user = pending.user
             org = pending.org
             if pending.draft is not None:
-                org = connecting.adopt(
+                org = connecting.promote_draft(
                     pending.draft,
                     organization_id=user["organization_id"],
                     name=user["org_name"],
@@ -206,7 +206,7 @@ def finish(uuid: UUID, *, secret: str, code: str) -> Finished:
             )
             token = new_token()
             WebSession.objects.create(org=org, member=member, token_hash=digest(token))
-            org.note(member.name, "signed in", f"as {member.role}")
+            org.audit(member.name, "signed in", f"as {member.role}")
     return Finished(org, member, token, admin_token, pending.undo)
 
 
@@ -214,7 +214,7 @@ def _pending() -> Any:
     return PendingSignIn.objects.filter(created_at__gte=timezone.now() - PENDING)
 
 
-def _way(pending: PendingSignIn) -> SalesforceConnection:
+def _connection(pending: PendingSignIn) -> SalesforceConnection:
     """Give what reaches the org of a sign-in; of a draft, a connection that is not saved."""
     if pending.draft is not None:
         return connecting.connection_of(pending.draft)
@@ -222,39 +222,39 @@ def _way(pending: PendingSignIn) -> SalesforceConnection:
     return pending.org.salesforce
 
 
-def _identify(pending: PendingSignIn, way: SalesforceConnection, code: str) -> tuple[dict[str, str], str]:
+def _identify(pending: PendingSignIn, connection: SalesforceConnection, code: str) -> tuple[dict[str, str], str]:
     """Ask Salesforce who came, check that they are of this org, and find their role."""
     local = settings.ALLOW_LOCAL_UPSTREAMS
     answer = openid.exchange_code(
-        base_url=way.base_url,
-        client_id=way.consumer_key,
-        private_key=way.private_key,
+        base_url=connection.base_url,
+        client_id=connection.consumer_key,
+        private_key=connection.private_key,
         redirect_uri=callback_url(),
         code=code,
         verifier=pending.verifier,
         allow_local=local,
     )
-    keys = openid.signing_keys(base_url=way.base_url, allow_local=local)
+    keys = openid.signing_keys(base_url=connection.base_url, allow_local=local)
     openid.check_id_token(
-        answer.id_token, base_url=way.base_url, client_id=way.consumer_key, nonce=pending.nonce, keys=keys
+        answer.id_token, base_url=connection.base_url, client_id=connection.consumer_key, nonce=pending.nonce, keys=keys
     )
-    user = openid.user_info(base_url=way.base_url, token=answer.access_token, allow_local=local)
+    user = openid.user_info(base_url=connection.base_url, token=answer.access_token, allow_local=local)
     try:
         if not user.active:
             raise SignInRefused("This Salesforce user is not active.")
         if pending.org is not None and user.organization_id[:15] != pending.org.salesforce_id[:15]:
             raise SignInRefused("You are signed in to another Salesforce org. Sign in with a user of this one.")
-        role = role_of(way, user.user_id)
+        role = role_of(connection, user.user_id)
         if pending.for_install and role is not Role.ADMIN:
             raise SignInRefused("Only an administrator of the org can install. Sign in as one.")
         if pending.draft is not None and role is not Role.ADMIN:
             raise SignInRefused("Setting up needs an administrator of the org. Sign in as one.")
     except BaseException:
-        openid.revoke(way.base_url, answer.access_token, allow_local=local)
+        openid.revoke(connection.base_url, answer.access_token, allow_local=local)
         raise
     if not pending.for_install:
-        openid.revoke(way.base_url, answer.access_token, allow_local=local)
-    org_name = _name_of_org(way) if pending.draft is not None else ""
+        openid.revoke(connection.base_url, answer.access_token, allow_local=local)
+    org_name = _name_of_org(connection) if pending.draft is not None else ""
     known = {
         "org_name": org_name,
         "user_id": user.user_id,
@@ -266,17 +266,17 @@ def _identify(pending: PendingSignIn, way: SalesforceConnection, code: str) -> t
     return known, answer.access_token.value if pending.for_install else ""
 
 
-def _name_of_org(way: SalesforceConnection) -> str:
-    rows = way.rest().query("SELECT Name FROM Organization")
+def _name_of_org(connection: SalesforceConnection) -> str:
+    rows = connection.rest().query("SELECT Name FROM Organization")
     return str(rows[0].get("Name") or "") if rows else ""
 
 
-def role_of(way: SalesforceConnection, user_id: str) -> Role:
+def role_of(connection: SalesforceConnection, user_id: str) -> Role:
     """Read a user's role from their permission sets; who may customise the org administers.
 
     :raises SignInRefused: if they have neither
     """
-    rows = way.rest().query(
+    rows = connection.rest().query(
         "SELECT PermissionSet.Name, PermissionSet.PermissionsCustomizeApplication FROM PermissionSetAssignment "
         f"WHERE AssigneeId = {soql_text(user_id)}"
     )

@@ -106,7 +106,7 @@ def time_zones() -> Sequence[str]:
     return sorted({each for each in available_timezones() if "/" in each and not each.startswith("Etc/")} | {"UTC"})
 
 
-def read_stretches(typed: str) -> list[list[str]]:
+def read_time_ranges(typed: str) -> list[list[str]]:
     """Read the open hours of a day, such as ``9-12, 13:00-17:30``; none at all: closed.
 
     :raises ValueError: with what is wrong, for whoever typed it
@@ -118,16 +118,16 @@ def read_stretches(typed: str) -> list[list[str]]:
             raise ValueError(f"“{part}” is not from one time to another, such as 09:00-17:00.")
         hours, minutes = match.group(1, 3), match.group(2, 4)
         found.append([f"{int(hour):02}:{minute or '00'}" for hour, minute in zip(hours, minutes, strict=True)])
-    return check_stretches(found)
+    return check_time_ranges(found)
 
 
-def check_stretches(stretches: Sequence[Sequence[str]]) -> list[list[str]]:
+def check_time_ranges(ranges: Sequence[Sequence[str]]) -> list[list[str]]:
     """Sort the open hours of a day.
 
-    :raises ValueError: if one is none, or two overlap
+    :raises ValueError: if one is not from one time to a later one, or two overlap
     """
     kept: list[list[str]] = []
-    for begin, end in sorted(map(list, stretches)):
+    for begin, end in sorted(map(list, ranges)):
         for time in (begin, end):
             if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d|24:00", time):
                 raise ValueError(f"“{time}” is not a time of day, such as 09:00.")
@@ -141,9 +141,9 @@ def check_stretches(stretches: Sequence[Sequence[str]]) -> list[list[str]]:
     return kept
 
 
-def write_stretches(stretches: Iterable[Sequence[str]]) -> str:
+def write_time_ranges(ranges: Iterable[Sequence[str]]) -> str:
     """Write the open hours of a day as somebody types them."""
-    return ", ".join(f"{begin}-{end}" for begin, end in stretches)
+    return ", ".join(f"{begin}-{end}" for begin, end in ranges)
 
 
 def check_attributes(attributes: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 from connector.http import ApiError, Broken, seconds_left
 from connector.salesforce.auth import AccessToken, login
 from connector.salesforce.sign_in import revoke
-from tenants.broker import remember
+from tenants.cache import with_redis
 from tenants.encryption import CannotDecrypt, decrypt, encrypt
 
 log = structlog.get_logger(__name__)
@@ -92,7 +92,7 @@ class OrgTokens:
         """Give the token in use back to Salesforce, and forget it."""
         token = self.slot.token or self._shared(None)
         self.slot.token = None
-        remember(lambda redis: redis.delete(self.key), otherwise=None)
+        with_redis(lambda redis: redis.delete(self.key), default=None)
         if token is not None:
             try:
                 revoke(self.credentials.base_url, token, allow_local=settings.ALLOW_LOCAL_UPSTREAMS)
@@ -118,9 +118,9 @@ class OrgTokens:
         """Log in while no other process does, or take what the other one got."""
         mine, lock = str(uuid4()), f"{self.key}:lock"
         give_up, pause = time.monotonic() + OTHERS_LOGIN_SECONDS, 0.05
-        while not remember(lambda redis: redis.set(lock, mine, nx=True, ex=LOGIN_SECONDS), otherwise=True):
+        while not with_redis(lambda redis: redis.set(lock, mine, nx=True, ex=LOGIN_SECONDS), default=True):
             if time.monotonic() > give_up:  # take the lock over, whatever lies there
-                remember(lambda redis: redis.set(lock, mine, ex=LOGIN_SECONDS), otherwise=None)
+                with_redis(lambda redis: redis.set(lock, mine, ex=LOGIN_SECONDS), default=None)
                 break
             time.sleep(pause)
             pause = min(2 * pause, 0.4)
@@ -131,7 +131,7 @@ class OrgTokens:
                 return token
             return self._log_in()
         finally:
-            remember(lambda redis: redis.delete(lock) if _text_under(redis, lock) == mine else None, otherwise=None)
+            with_redis(lambda redis: redis.delete(lock) if _text_under(redis, lock) == mine else None, default=None)
 
     def _log_in(self) -> AccessToken:
         credentials = self.credentials
@@ -149,12 +149,12 @@ class OrgTokens:
             raise
         log.info("logged in to Salesforce", org=credentials.org_id)
         self.slot.refusal = None
-        remember(lambda redis: redis.set(self.key, encrypt(token.value), ex=KEPT_SECONDS), otherwise=None)
+        with_redis(lambda redis: redis.set(self.key, encrypt(token.value), ex=KEPT_SECONDS), default=None)
         return token
 
     def _shared(self, refused: AccessToken | None) -> AccessToken | None:
         """Read what another process stored, unless it is the very token that was refused."""
-        stored = remember(lambda redis: _text_under(redis, self.key), otherwise="")
+        stored = with_redis(lambda redis: _text_under(redis, self.key), default="")
         if not stored:
             return None
         try:

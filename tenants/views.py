@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_POST
 from connector.http import ApiError
 from tenants import access, api_tokens, budget, connecting, doctor, installation, package, sign_in, texts
 from tenants.access import PageRequest, signed_in
-from tenants.broker import allowed
+from tenants.cache import allowed
 from tenants.connecting import FoundChannel
 from tenants.forms import (
     AccountForm,
@@ -344,10 +344,10 @@ def _next(request: PageRequest, slug: str) -> HttpResponse:
 
 def connect_step(request: PageRequest) -> HttpResponse:
     """The connection to the org, and its key pair."""
-    way = request.org.salesforce
+    connection = request.org.salesforce
     form = SettingsForm(
         request.POST or None,
-        initial={"consumer_key": way.consumer_key, "username": way.username, "scrt_url": way.scrt_url},
+        initial={"consumer_key": connection.consumer_key, "username": connection.username, "scrt_url": connection.scrt_url},
     )
     problem = ""
     action = request.POST.get("action", "")
@@ -370,13 +370,14 @@ def connect_step(request: PageRequest) -> HttpResponse:
         else:
             show_problems(form, exc)
     if action:
-        form = SettingsForm(initial={"consumer_key": way.consumer_key, "username": way.username, "scrt_url": way.scrt_url})
+        initial = {name: getattr(connection, name) for name in ("consumer_key", "username", "scrt_url")}
+        form = SettingsForm(initial=initial)
     context = {
         "form": form,
         "problem": problem,
-        "way": SalesforceConnection.objects.get(org=request.org),
-        "ends": connecting.certificate_ends(way.certificate),
-        **_app_values(way.next_certificate or way.certificate, way.base_url),
+        "connection": SalesforceConnection.objects.get(org=request.org),
+        "ends": connecting.certificate_ends(connection.certificate),
+        **_app_values(connection.next_certificate or connection.certificate, connection.base_url),
     }
     return show_step(request, "connect", context)
 
@@ -425,7 +426,7 @@ def channel_step(request: PageRequest) -> HttpResponse:
     try:
         found = connecting.find_channels(request.org)
     except ApiError as exc:
-        problem = f"Salesforce does not tell its channels: {exc.message}."
+        problem = f"Salesforce does not list its channels: {exc.message}."
     kept = {channel.channel_address_identifier: channel for channel in request.org.channels.all()}
     usable = [each for each in found if each.address]
     form = ChannelForm(request.POST or None, initial=_channel_initial(usable, kept))
@@ -493,7 +494,7 @@ def texts_step(request: PageRequest) -> HttpResponse:
         "translations": sorted(shown.values(), key=lambda each: each.language_name),
         "language_name": texts.language_name(channel.language),
         "with_chatbot": channel.senders.filter(chatbot_first=True).exists(),
-        "way": request.org.salesforce,
+        "connection": request.org.salesforce,
         "change_data_capture": setup_page(request.org, "CdcObjectEnablement/home"),
         "saved": request.GET.get("saved", ""),
     }
@@ -607,7 +608,7 @@ def summary_step(request: PageRequest) -> HttpResponse:
         request,
         "summary",
         {
-            "way": request.org.salesforce,
+            "connection": request.org.salesforce,
             "channels": list(request.org.channels.prefetch_related("senders")),
             "accounts": list(request.org.infobip_accounts.order_by("name")),
             "frame_url": request.org.setup_url,

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.conf import settings
+from django.db import connection
 
 from tenants import tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
@@ -18,6 +19,22 @@ from tenants.tenancy import every_org
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a database of its own in Valkey, as in PostgreSQL
     settings.REDIS_URL = f"{settings.REDIS_URL.rpartition('/')[0]}/{int(worker.removeprefix('gw')) + 1}"
+
+
+UNLIMITED = " -c statement_timeout=0"
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Let the making of the tests' database take as long as it takes: several runs may make theirs at once."""
+    connection.settings_dict["OPTIONS"]["options"] += UNLIMITED
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> None:
+    """Then have the limits that `web` has."""
+    connection.settings_dict["OPTIONS"]["options"] = connection.settings_dict["OPTIONS"]["options"].removesuffix(UNLIMITED)
+    connection.close()
 
 
 @dataclass(frozen=True)

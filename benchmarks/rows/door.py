@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.bench import DISTANCE, Bench, Meter, refused
 from benchmarks.figures import Row, Series, Verdict, percentile
-from sandbox.stack import free_port
+from devstack.ports import free_port
 
 AT_ONCE = 32  # requests that a closed loop keeps under way
 FLOOR = (

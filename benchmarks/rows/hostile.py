@@ -6,7 +6,7 @@ import json
 from benchmarks import processes
 from benchmarks.bench import DISTANCE, Bench, Late, refused
 from benchmarks.figures import Row, Series, Verdict, percentile
-from benchmarks.hostile import KINDS
+from benchmarks.hostile import KINDS, job_of
 from benchmarks.sending import Helper
 
 RATE = 50
@@ -65,8 +65,7 @@ async def measure(bench: Bench, row: Row, name: str, series: Series, seconds: in
     load = await bench.load(RATE * seconds, rate=RATE)
     attacker = None
     if name:
-        job = {"kind": name, "web": bench.stack.web_url, "senders": [company.sender for company in bench.companies]}
-        attacker = await Helper.start("benchmarks.hostile", job)
+        attacker = await Helper.start("benchmarks.hostile", job_of(name, bench.stack.web_url, bench.companies))
         attacker.write("go")
         await asyncio.sleep(1)
     newest = bench.newest()

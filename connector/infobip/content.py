@@ -6,7 +6,7 @@ Somebody wrote it, so every content reads as something: where what is needed is 
 from collections.abc import Callable
 from typing import Any
 
-from connector.events import MARK, clean, unmarked
+from connector.events import MARK, clean, strip_mark
 from connector.payload import objects_of, optional_object
 
 Kinds = dict[str, Callable[[dict[str, Any]], str]]
@@ -33,7 +33,7 @@ def _optional(source: dict[str, Any], field: str) -> str:
     value = source.get(field)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return unmarked(value.strip()) if isinstance(value, str) else ""
+    return strip_mark(value.strip()) if isinstance(value, str) else ""
 
 
 def _only(field: str) -> Callable[[dict[str, Any]], str]:
@@ -83,7 +83,7 @@ def _list_reply(content: dict[str, Any]) -> str:
 
 def _flow_reply(content: dict[str, Any]) -> str:
     fields = optional_object(content, "response").items()
-    shown = [unmarked(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
+    shown = [strip_mark(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
     return "\n".join((_ours("Form", _optional(content, "text")), *shown))
 
 
@@ -197,9 +197,8 @@ def _interactive(content: dict[str, Any]) -> str:
 
 def _media_template(content: dict[str, Any]) -> str:
     values = optional_object(content, "body").get("placeholders")
-    shown = (
-        [unmarked(str(each)) for each in values if isinstance(each, str | int | float)] if isinstance(values, list) else []
-    )
+    listed = values if isinstance(values, list) else []
+    shown = [strip_mark(str(each)) for each in listed if isinstance(each, str | int | float)]
     return _ours("Template", _optional(content, "templateName"), ", ".join(shown))
 
 

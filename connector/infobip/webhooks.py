@@ -13,8 +13,8 @@ from uuid import UUID
 from connector.events import (
     Event,
     Ignored,
+    InfobipMessageRef,
     MessageReceived,
-    Place,
     Receipt,
     ReceiptReceived,
     Typing,
@@ -184,10 +184,10 @@ def _parse_conversation_event(result: dict[str, Any], received_at: datetime) -> 
     message = object_of(payload, "message")
     if optional_text(message, "channel", most=50) not in ("", "WHATSAPP"):
         return Ignored("conversation: another channel")
-    place = Place(
+    ref = InfobipMessageRef(
         conversation=optional_text(payload, "id", most=LONGEST_ID), message=optional_text(message, "id", most=LONGEST_ID)
     )
-    told = 0 < len(place.conversation) <= LONGEST_CONVERSATION and 0 < len(place.message) <= LONGEST_CONVERSATION
+    complete = 0 < len(ref.conversation) <= LONGEST_CONVERSATION and 0 < len(ref.message) <= LONGEST_CONVERSATION
     return MessageReceived(
         external_id=text_of(message, "messageId", most=LONGEST_ID),
         sender=_required_address(message, "to", most=LONGEST_NUMBER),
@@ -196,7 +196,7 @@ def _parse_conversation_event(result: dict[str, Any], received_at: datetime) -> 
         name=optional_text(optional_object(payload, "customer"), "name", most=LONGEST_NAME),
         text=conversation_line("", optional_object(message, "content")),
         received_at=parse_time(message.get("createdAt")) or parse_time(result.get("timestamp")) or received_at,
-        place=place if told else None,
+        ref=ref if complete else None,
     )
 
 

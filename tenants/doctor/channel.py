@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tenants.broker import automatic_seen_at
+from tenants.cache import automatic_seen_at
 from tenants.doctor.checks import Seen, State, check
 from tenants.doctor.snapshot import OrgSnapshot
 from tenants.models import Channel, TranscriptForm

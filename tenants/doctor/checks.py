@@ -8,7 +8,9 @@ import structlog
 
 from connector.events import UnexpectedPayload
 from connector.http import ApiError, AuthenticationFailed
+from tenants.database import facts_of
 from tenants.doctor.snapshot import OrgSnapshot
+from tenants.encryption import CannotDecrypt
 from tenants.models import InfobipAccount
 
 log = structlog.get_logger(__name__)
@@ -167,11 +169,13 @@ def guarded(title: str, look: Look, org: OrgSnapshot) -> Iterator[Finding]:
     """Make a check; where it cannot look, that is its finding."""
     try:
         yield from look(org)
+    except CannotDecrypt:
+        yield Finding(title, State.UNKNOWN, "not checked: a credential that it needs cannot be read")
     except ApiError as exc:
         why = "It cannot be checked until the credentials are accepted." if isinstance(exc, AuthenticationFailed) else ""
         yield Finding(title, State.UNKNOWN, f"not checked: {exc.message}", why=why)
     except UnexpectedPayload as exc:
         yield Finding(title, State.UNKNOWN, f"not checked: the answer cannot be read ({exc})")
-    except Exception:  # a mistake of ours in one check must not hide what the others find
-        log.exception("check failed", org=org.org.pk, check=title)
+    except Exception as exc:  # a mistake of ours in one check must not hide what the others find
+        log.error("check failed", org=org.org.pk, check=title, **facts_of(exc))
         yield Finding(title, State.UNKNOWN, "not checked: the check itself failed; the operator's log says why")

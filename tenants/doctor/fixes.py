@@ -27,7 +27,7 @@ def fix(org: Org, name: str, about: str, *, who: str) -> None:
             {"": f"Salesforce does not allow the integration user to do this ({exc.message}). Do it in Setup instead."}
         ) from exc
     if done:
-        org.note(who, "let the doctor fix", name)
+        org.audit(who, "let the doctor fix", name)
 
 
 def _subscribe(org: OrgSnapshot, about: str, who: str) -> bool:

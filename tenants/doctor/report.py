@@ -12,6 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from connector.http import time_limit
+from tenants.database import facts_of
 from tenants.doctor.checks import Finding, State, checks, guarded
 from tenants.doctor.snapshot import OrgSnapshot
 from tenants.models import Checkup, Org
@@ -68,7 +69,7 @@ def _run(org_id: int) -> None:
     try:
         with org_scope(org_id):
             run_checks(Org.objects.select_related("salesforce").get(pk=org_id), between=connection.close)
-    except Exception:  # whatever is wrong with one org, the others are checked
-        log.exception("checks failed", org=org_id)
+    except Exception as exc:  # whatever is wrong with one org, the others are checked
+        log.error("checks failed", org=org_id, **facts_of(exc))
     finally:
         connection.close()

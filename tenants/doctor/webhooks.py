@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tenants.broker import old_secret_used_at, refusals_today
+from tenants.cache import old_secret_used_at, refusals_today
 from tenants.doctor.checks import Seen, State, account_check
 from tenants.doctor.snapshot import OrgSnapshot
 from tenants.encryption import readable

@@ -95,7 +95,7 @@ class Migration(migrations.Migration):
             name="handover_without_token",
             field=models.BooleanField(
                 default=False,
-                help_text="take a chatbot's call without its token, for a conversation that a signed event told of before",
+                help_text="take a chatbot's call without its token, for a conversation that a signed event named before",
             ),
         ),
         migrations.AddField(

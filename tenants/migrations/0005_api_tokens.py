@@ -24,7 +24,7 @@ class Migration(migrations.Migration):
                 ("prefix", models.CharField(help_text="its first characters, by which people know it", max_length=12)),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
                 ("created_by", models.CharField(max_length=200)),
-                ("last_used_at", models.DateTimeField(blank=True, help_text="some minutes exact", null=True)),
+                ("last_used_at", models.DateTimeField(blank=True, help_text="accurate to a few minutes", null=True)),
                 ("revoked_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "org",

@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.hostile import KINDS, Attacker
+from benchmarks.hostile import KINDS, Attacker, job_of
+from benchmarks.load import Company
+
+# an attack is broken off wherever it is, in the middle of opening a connection too
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Site:
@@ -46,7 +50,9 @@ def attack(kind: str, enough: Callable[[Site], bool]) -> tuple[Site, Attacker]:
         server = await asyncio.start_server(site.serve, "127.0.0.1", 0, backlog=1024)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            attacker = Attacker({"kind": kind, "web": f"http://127.0.0.1:{port}", "senders": ["447700900123"]})
+            web = f"http://127.0.0.1:{port}"
+            company = Company("00D", "447700900123", f"{web}/api/infobip/inbound/messages/7", "never told", {})
+            attacker = Attacker(job_of(kind, web, [company]))
             work = asyncio.ensure_future(KINDS[kind](attacker))
             async with asyncio.timeout(30):
                 while not enough(site):
@@ -63,6 +69,7 @@ def test_sixteen_sockets_send_a_byte_a_second() -> None:
     site, _ = attack("sixteen trickling bodies", lambda site: sum(half >= 2 for half in site.half) == 16)
     assert site.connections == 16
     assert max(site.half) <= 4
+    assert set(site.paths.values()) == {8}  # an account's own path, and the one that names none
     assert max(len(body) for body in site.bodies) <= 4  # none was whole
 
 

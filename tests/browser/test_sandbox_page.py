@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from sandbox.stack import CHATBOT_SENDER, Stack, demo_document
+from devstack.documents import CHATBOT_SENDER, demo_document
+from devstack.stack import Stack
 
 PICTURE = Path(__file__).parents[2] / "docs" / "images" / "demo.png"
 PANES = ["#phone", "#faults", "#console", "#wire"]

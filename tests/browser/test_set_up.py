@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, Response, expect
 
-from sandbox.stack import HOST, Stack, demo_document, empty_document
+from devstack.documents import demo_document, empty_document
+from devstack.ports import HOST
+from devstack.stack import Stack
 from tests.browser.conftest import CHROMIUM_OPTIONS, NARROW, check_fits, chromium
 
 PICTURES = Path(__file__).parents[2] / "docs" / "images"

@@ -27,8 +27,8 @@ BOTH = """
 from config.celery import app
 import django
 django.setup()
-from tenants.broker import remember
-print("redis-py", remember(lambda redis: redis.ping(), otherwise=False))
+from tenants.cache import with_redis
+print("redis-py", with_redis(lambda redis: redis.ping(), default=False))
 try:
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=0)

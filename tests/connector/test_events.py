@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from connector.events import clean, split_text, unmarked
+from connector.events import clean, split_text, strip_mark
 
 FAMILY = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"  # one character to a reader, five code points
 
@@ -64,7 +64,7 @@ def test_only_what_cannot_be_stored_is_dropped(text: str, cleaned: str) -> None:
 
 
 def test_what_looks_like_our_mark_is_taken_out() -> None:
-    assert unmarked("▸ a ▶ b ► c ‣ d ⏵ e > f") == "> a > b > c > d > e > f"
+    assert strip_mark("▸ a ▶ b ► c ‣ d ⏵ e > f") == "> a > b > c > d > e > f"
 
 
 @pytest.mark.parametrize("text", ["x" * 4096 + "\n", "x" * 4096 + " " * 5000 + "y", "x" * 4096 + "\n" * 9000])

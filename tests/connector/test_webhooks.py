@@ -199,7 +199,7 @@ def test_a_message_is_never_lost_for_where_it_stands_at_infobip(path: tuple[str,
         assert event == Ignored("conversation: another channel")
         return
     assert isinstance(event, MessageReceived)
-    assert (event.place is None) is (path[-1] == "id")
+    assert (event.ref is None) is (path[-1] == "id")
 
 
 def test_a_delivery_of_more_results_than_infobip_posts_is_one_thing_that_cannot_be_read() -> None:

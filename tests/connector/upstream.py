@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 Behaviour = Callable[[socket.socket], None]
@@ -115,5 +116,7 @@ class Upstream:
             return
 
     def close(self) -> None:
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)  # or the wait for the next one goes on, and takes it
         for each in (self.listener, *self.connections):
             each.close()

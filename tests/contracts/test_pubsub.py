@@ -1,6 +1,7 @@
 """Our reader of platform events against a server built on Salesforce's own definition of the Pub/Sub API."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -325,6 +326,17 @@ def test_silence_ends_a_stream() -> None:
     assert len(found) == 1
     assert broken is not None
     assert (broken.remedy, broken.code) == (Remedy.RECONNECT, "silent for 0 s")
+
+
+def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
+    async def scenario(port: int) -> None:
+        async with open_channel(f"127.0.0.1:{port}", plaintext=True) as channel:
+            with pytest.raises(StreamBroken) as caught:
+                await asyncio.wait_for(anext(pages(channel, TOPIC, TOKEN, Start(), silence_seconds=0.3)), 5)
+        assert (caught.value.remedy, caught.value.code) == (Remedy.RECONNECT, "silent for 0 s")
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        asyncio.run(scenario(mute.getsockname()[1]))
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again() -> None:

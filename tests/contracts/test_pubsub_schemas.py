@@ -42,10 +42,10 @@ BOUNDLESS = {
         "type": "record",
         "name": "A",
         "fields": [
-            {"name": f"f{n}", "type": {"type": "record", "name": f"B{n}", "fields": [
-                {"name": "a", "type": f"B{n - 1}" if n else "null"}
-            ]}}
-            for n in range(4000)
+            {"name": "f", "type": [
+                {"type": "record", "name": f"B{n}", "fields": [{"name": "a", "type": f"B{n - 1}" if n else "null"}]}
+                for n in range(4000)
+            ]}
         ],
     },
 }  # fmt: skip

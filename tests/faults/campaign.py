@@ -19,7 +19,9 @@ from typing import Any
 import aiohttp
 
 from benchmarks import processes
-from sandbox.stack import Stack, code_measured, example_documents
+from devstack.documents import example_documents
+from devstack.stack import Stack
+from devstack.version import code_measured
 from tests.faults import database
 from tests.faults.checker import Evidence, check
 from tests.faults.logs import wrong_lines

@@ -273,14 +273,29 @@ def measure(evidence: Evidence, first_seen: Mapping[str, float]) -> list[Recover
 
 
 def _allowed(fault: Fault, faults: Sequence[Fault], healed: Mapping[int, float | None]) -> float:
-    """Say how long a recovery may take. A short limit is for a fault that is alone: not beside another that struck all."""
+    """Say how long a recovery may take: until thirty seconds after the last fault that struck the same messages meanwhile.
 
-    def is_beside(other: Fault) -> bool:
-        over = other.end + (float("inf") if healed[id(other)] is None else healed[id(other)] or 0.0)
-        return other.begin <= fault.end + fault.limit + WINDOW_SECONDS and over >= fault.begin
+    A shorter limit is for a fault that is alone: not beside another that struck all.
+    """
 
-    alone = not any(other is not fault and not other.others and is_beside(other) for other in faults)
-    return fault.limit if alone else HEALED_SECONDS
+    def over(each: Fault) -> float:
+        seconds = healed[id(each)]
+        return float("inf") if seconds is None else each.end + seconds
+
+    others = [other for other in faults if other is not fault]
+    beside = [
+        each for each in others if each.begin <= fault.end + fault.limit + WINDOW_SECONDS and over(each) >= fault.begin
+    ]
+    if fault.limit < HEALED_SECONDS and not any(not each.others for each in beside):
+        return fault.limit
+    meanwhile = [each.end for each in others if _strikes_the_same(each, fault) and fault.end <= each.end < over(fault)]
+    return max([fault.end, *meanwhile]) - fault.end + HEALED_SECONDS
+
+
+def _strikes_the_same(other: Fault, fault: Fault) -> bool:
+    harmless = other.orgs == other.others
+    touched = not other.others or bool(set(other.orgs) & set(fault.orgs))
+    return touched and not harmless and bool(set(other.directions) & set(fault.directions))
 
 
 def _first_normal(begun_and_seconds: Sequence[tuple[float, float]], end: float) -> float | None:

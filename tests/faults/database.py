@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from sandbox.stack import Stack
+from devstack.stack import Stack
 from tests.faults.checker import Row
 from tests.faults.poison import MARK
 from tests.faults.scene import Scene

@@ -9,7 +9,8 @@ KILL_LIMIT = 4.0  # seconds after kill -9 of one of two workers in which new mes
 TERM_LIMIT = 1.0  # and after SIGTERM of one
 # what a process may write while what it stands on is gone, or it was just killed
 OF_SERVICES = (
-    r"(?i)database|postgres|psycopg|sql|connection|read.?only|redis|valkey|broker|kombu|consumer|stored|lock|holder|pool"
+    r"(?i)database|postgres|psycopg|sql|operationalerror|interfaceerror|internalerror|connection|read.?only|redis|valkey"
+    r"|broker|kombu|consumer|lock|holder|pool"
 )
 
 

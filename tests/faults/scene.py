@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from sandbox.stack import Stack
+from devstack.stack import Stack
 from tests.faults.checker import REACHED, Fault, Seen, Sent
 
 ORGS = 3

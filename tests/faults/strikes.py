@@ -7,8 +7,9 @@ from typing import Any
 
 import redis
 
+from benchmarks.hostile import job_of
 from benchmarks.sending import Helper
-from sandbox.stack import HOST, free_port
+from devstack.ports import HOST, free_port
 from tests.faults import database
 from tests.faults.checker import HEALED_SECONDS, Fault
 from tests.faults.people import People
@@ -151,8 +152,7 @@ class Striker:
 
     async def hostile(self, planned: Planned, _: str) -> int:
         """Let somebody without credentials do harm, from a process of its own."""
-        senders = [company.sender for company in self.scene.companies]
-        job = {"kind": planned.kind.name, "web": self.stack.web_url, "senders": senders}
+        job = job_of(planned.kind.name, self.stack.web_url, self.scene.companies)
         attacker = await Helper.start("benchmarks.hostile", job)
         attacker.write("go")
         await asyncio.sleep(planned.seconds)

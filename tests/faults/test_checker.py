@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.faults.checker import Evidence, Fault, Row, Seen, Sent, check
 from tests.faults.logs import unexplained
+from tests.faults.report import Facts, Run, write_report
 
 FAULT = Fault("worker killed", 10.0, 10.0, (0, 1), ("inbound", "outbound"), doubts=1)
 
@@ -178,6 +180,20 @@ def test_a_short_limit_is_for_a_fault_that_is_alone() -> None:
     assert "Back to normal within 30 s" in findings(evidence)
 
 
+def test_the_thirty_seconds_begin_with_the_end_of_the_last_fault_that_struck_the_same_messages() -> None:
+    evidence = stalled(1.0, 60.0)
+    first = Fault("Infobip hangs", 0.5, 1.0, (0,), ("inbound",), others=(1,))
+    second = Fault("Salesforce hangs", 3.0, 27.0, (0,), ("inbound",), others=(1,))
+    elsewhere = [
+        Fault("Salesforce hangs", 3.0, 27.0, (1,), ("inbound",), others=(0,)),
+        Fault("Salesforce hangs", 3.0, 27.0, (0,), ("outbound",), others=(1,)),
+        Fault("sixteen hanging pages", 3.0, 27.0, (0,), ("inbound",), others=(0,)),
+    ]
+    for faults, allowed in (([first], 30.0), ([first, second], 56.0), *(([first, each], 30.0) for each in elsewhere)):
+        evidence.faults = faults
+        assert check(evidence).recoveries[0].allowed == allowed
+
+
 def test_an_error_in_a_log_is_reported_unless_a_fault_of_that_moment_explains_it() -> None:
     began = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
     broken = Fault("PostgreSQL read-only", 10.0, 20.0, (1,), ("inbound",), explains="(?i)read.?only")
@@ -209,3 +225,14 @@ def test_a_neighbour_that_waits_is_reported() -> None:
     }
     evidence.seen = clean().seen
     assert findings(evidence) == {}
+
+
+def test_the_report_says_what_was_allowed_and_what_the_door_answered(tmp_path: Path) -> None:
+    evidence = stalled(10.0, 17.5)
+    evidence.faults = [replace(FAULT, limit=4.0)]
+    facts = Facts({"web": 150.0}, {"web": 151.0}, 0.4, {"200": 7, "400": 2})
+    write_report(tmp_path / "report.md", [Run(7, check(evidence), facts)], measured="commit 1", seconds=180, rate=50)
+    report = (tmp_path / "report.md").read_text()
+    assert "## Verdict: BROKEN" in report
+    assert "| 10.0 | 10.0 | worker killed | 6.0 s | 4 s |  |" in report
+    assert "what nobody can read: 7 x 200, 2 x 400." in report

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sandbox.stack import Stack, example_documents
+from devstack.documents import example_documents
+from devstack.stack import Stack
 
 Entry = dict[str, Any]
 

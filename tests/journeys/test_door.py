@@ -5,11 +5,15 @@ import hashlib
 import hmac
 import http.client
 import json
+import os
+import signal
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from benchmarks.processes import family
 from tests.conftest import whatsapp_text
 from tests.journeys.conftest import Company, Journey
 
@@ -71,6 +75,27 @@ def test_with_the_database_down_infobip_is_asked_to_send_again_and_then_it_arriv
         journey.stack.restart_service("postgres")
     journey.stack.wait_ready()
     assert post(journey.acme, body)[0] == 200
+    journey.wait_for_one("interaction", text=text, status=202, seconds=30)
+    assert len(journey.seen("interaction", text=text)) == 1
+
+
+def test_with_a_database_that_hangs_infobip_is_asked_to_send_again_and_then_it_arrives(journey: Journey) -> None:
+    text = f"while it hung {uuid4()}"
+    body = hello(journey.acme, text)
+    postgres = journey.stack.services["postgres"].process
+    assert postgres is not None
+    hanging = list(family(postgres.pid))
+    for pid in hanging:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            began = time.monotonic()
+            assert post(journey.acme, body)[0] == 503
+            assert time.monotonic() - began < 7
+    finally:
+        for pid in hanging:
+            os.kill(pid, signal.SIGCONT)
+    journey.wait_until(lambda: post(journey.acme, body)[0] == 200)
     journey.wait_for_one("interaction", text=text, status=202, seconds=30)
     assert len(journey.seen("interaction", text=text)) == 1
 

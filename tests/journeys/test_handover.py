@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from connector.events import MARK
-from sandbox.stack import Stack, example_documents
+from devstack.documents import example_documents
+from devstack.stack import Stack
 from tests.journeys.conftest import Company, Entry, Journey, move_in
 
 WELCOME, CLOSING = "Hang tight.", "Goodbye."

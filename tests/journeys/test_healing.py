@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from sandbox.stack import example_documents
+from devstack.documents import example_documents
 from tests.journeys.conftest import Journey, move_in
 
 

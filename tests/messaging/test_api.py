@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -17,14 +17,15 @@ from django.test import Client
 from django.utils import timezone
 
 from connector.http import CONNECT_SECONDS
-from messaging import api
+from messaging.api import idempotency, limits, opening, views
 from messaging.models import Address, Conversation, Direction, Lane, Message, Status
-from tenants import api_tokens, broker
+from messaging.query import query
+from tenants import api_tokens, cache
 from tenants.models import ApiCall, ApiToken, Org, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, whatsapp_text
 from tests.set_up.pages import at_once
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,7 +41,7 @@ ORDER_UPDATE = {"name": "order_update", "language": "en_GB", "placeholders": ["A
 
 @pytest.fixture(autouse=True)
 def redis_counts_from_nothing() -> None:
-    broker.remember(lambda redis: redis.flushdb(), otherwise=None)
+    cache.with_redis(lambda redis: redis.flushdb(), default=None)
 
 
 @pytest.fixture
@@ -305,7 +306,7 @@ def test_other_methods_types_and_sizes_are_refused_in_the_same_form(acme: World)
     answers = [
         (405, client.get("/api/v1/conversations")),
         (415, client.post("/api/v1/conversations", {"sender": "1"})),
-        (413, client.post("/api/v1/conversations", "x" * (api.LARGEST_BODY + 1), content_type="application/json")),
+        (413, client.post("/api/v1/conversations", "x" * (views.LARGEST_BODY + 1), content_type="application/json")),
     ]
     for status, answer in answers:
         assert answer.status_code == status and answer.json().keys() == {"error", "code"}
@@ -326,8 +327,8 @@ def test_an_org_calls_so_many_times_a_minute(acme: World, rival: World, salesfor
     minute = int(time.time() // 60)
 
     def use_up(all_but: int) -> None:
-        used = {f"connector:api:{acme.org.pk}:{each}": api.CALLS_A_MINUTE - all_but for each in (minute, minute + 1)}
-        broker.remember(lambda redis: redis.mset(used), otherwise=None)
+        used = {f"connector:api:{acme.org.pk}:{each}": limits.CALLS_A_MINUTE - all_but for each in (minute, minute + 1)}
+        cache.with_redis(lambda redis: redis.mset(used), default=None)
 
     use_up(all_but=1)
     assert post(token, body_of(acme)).status_code == 201
@@ -383,7 +384,7 @@ def test_an_answer_without_ids_is_taken(acme: World, salesforce: responses.Reque
 
 
 def test_all_of_it_ends_before_a_caller_gives_up() -> None:
-    assert CONNECT_SECONDS < api.CALL_SECONDS < 15 and timedelta(seconds=api.CALL_SECONDS) < api.LEASE
+    assert CONNECT_SECONDS < opening.CALL_SECONDS < 15 and timedelta(seconds=opening.CALL_SECONDS) < idempotency.LEASE
 
 
 # the same call again
@@ -496,12 +497,12 @@ def test_an_org_whose_salesforce_hangs_holds_few_threads(
     salesforce.add_callback("POST", ESTABLISH, hang)
     salesforce.post(ESTABLISH.replace("acme", "rival"), json=OPENED)
     token, others = token_of(acme), token_of(rival)
-    works = [lambda: post(token, body_of(acme, template=ORDER_UPDATE))] * (api.CALLS_AT_ONCE + 2)
+    works = [lambda: post(token, body_of(acme, template=ORDER_UPDATE))] * (limits.CALLS_AT_ONCE + 2)
     statuses = [answer.status_code for answer in at_once(*works, lambda: post(others, body_of(rival)))]
     assert statuses[-1] == 201
-    assert sorted(statuses[:-1]) == [201] * api.CALLS_AT_ONCE + [429] * 2
+    assert sorted(statuses[:-1]) == [201] * limits.CALLS_AT_ONCE + [429] * 2
     with every_org():
-        assert Message.objects.count() == api.CALLS_AT_ONCE  # who was turned away left nothing behind
+        assert Message.objects.count() == limits.CALLS_AT_ONCE  # who was turned away left nothing behind
 
 
 # what stays with us
@@ -526,12 +527,21 @@ def test_an_operator_sees_what_was_refused_and_whose_it_was(acme: World) -> None
     assert refused == [(acme.org.pk, 422, "invalid"), (None, 401, "authentication_failed")]
 
 
-def test_a_database_in_trouble_is_not_the_callers_fault(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def trouble(*_: Any, **__: Any) -> None:
-        raise OperationalError("the connection was lost")
+def lost(*_: Any, **__: Any) -> None:
+    raise OperationalError("the connection was lost")
 
+
+def read_only(*_: Any, **__: Any) -> None:
+    query("SELECT set_config('transaction_read_only', 'on', true)", [])
+    Conversation.objects.update(name="")
+
+
+@pytest.mark.parametrize("trouble", [lost, read_only])
+def test_a_database_in_trouble_is_not_the_callers_fault(
+    acme: World, monkeypatch: pytest.MonkeyPatch, trouble: Callable[..., None]
+) -> None:
     token = token_of(acme)
-    monkeypatch.setattr(api, "start_outbound", trouble)
+    monkeypatch.setattr(opening, "start_outbound", trouble)
     answer = post(token, body_of(acme, template=ORDER_UPDATE), "order-2291")
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "not_stored", "1")
     with every_org():
@@ -549,7 +559,7 @@ def test_of_a_token_only_a_hash_is_kept_and_its_use_is_noted(acme: World, salesf
     assert used is not None and timezone.now() - used < timedelta(minutes=1)
     post(token, {})
     with every_org():
-        assert ApiToken.objects.get().last_used_at == used  # some minutes exact: no write for each call
+        assert ApiToken.objects.get().last_used_at == used  # accurate to some minutes: no write for each call
 
 
 # its description

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,14 +11,14 @@ from uuid import uuid4
 import pytest
 import responses
 from cryptography.fernet import Fernet
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 from requests import PreparedRequest
 
 from connector.events import MARK
-from messaging import claims, due_sessions, handover, handover_steps, sessions
+from messaging import batches, claims, due_sessions, handover, handover_steps, queue, sessions
 from messaging.claims import Given
 from messaging.doctor import handovers_succeed
 from messaging.handover import UnusableCall, parse_call
@@ -27,7 +28,7 @@ from tenants.doctor import OrgSnapshot
 from tenants.models import AtEnd, Org, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -650,6 +651,36 @@ def test_no_step_holds_a_database_connection_while_it_calls(chatbot: World, info
     assert len(infobip.calls) >= 6 and not any(held)
 
 
+def test_a_conversation_that_somebody_holds_has_its_hand_over_carried_on_in_a_moment(
+    chatbot: World, infobip: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LOCK_SECONDS", 0.2)
+    tell(infobip, [line("Hi")])
+    work = ready(call(chatbot))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with every_org(), transaction.atomic():
+            queue.lock_conversations([work.conversation_id or 0])
+            held.set()
+            done.wait(10)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(5)
+    try:
+        with pytest.raises(OperationalError):
+            step(work)
+    finally:
+        done.set()
+        thread.join(5)
+    work.refresh_from_db()
+    assert (work.state, work.tries, work.lease_id) == (Handover.State.READING, 0, None)
+    assert work.due_at is not None and work.due_at - timezone.now() < timedelta(seconds=2)
+    assert step(work).state == Handover.State.RELAYED
+
+
 # sessions that end while a transcript is read
 
 
@@ -793,6 +824,27 @@ def test_a_long_history_is_imported_in_several_steps(
     infobip.post(HISTORY, json=TAKEN)
     step(work)
     assert (work.state, work.problem, work.tries) == (Handover.State.READING, "", 0)
+
+
+def test_a_hand_over_that_was_taken_over_during_a_call_writes_nothing(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    tell(infobip, [line("A person, please")])
+    work = ready(call(chatbot))
+    Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
+    (lost,) = handover.claim(1)
+
+    def taken_over(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        Handover.objects.filter(pk=work.pk).update(lease_id=uuid4())
+        return 200, {}, json.dumps({"messages": [line("A person, please")]})
+
+    url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
+    infobip.remove("GET", url)
+    infobip.add_callback("GET", url, taken_over)
+    handover.carry_on(lost)
+    work.refresh_from_db()
+    assert (work.state, work.tries) == (Handover.State.READING, 0) and work.lease_id not in (None, lost.lease_id)
+    assert waiting() == [] and Lane.objects.get(direction=Direction.INBOUND).hold is not None
 
 
 def test_a_hand_over_that_was_taken_over_writes_no_batch(native: World, infobip: responses.RequestsMock) -> None:

@@ -20,7 +20,7 @@ from messaging.models import Conversation, EventSubscription, Inbox, Message, Re
 from tenants.models import InfobipAccount
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
-from tests.support import in_another_connection
+from tests.support.happenings import in_another_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -85,6 +85,7 @@ def test_one_that_raises_is_set_aside_and_costs_neither_its_org_nor_another_anyt
     aside = ReceivedEvent.objects.get(kind="unreadable")
     assert aside.org == acme.org and "cannot be taken in" in aside.problem
     assert json.loads(bytes(aside.body))["message"]["text"] == "poison"
+    assert ReceivedEvent.objects.filter(problem="").count() == 3
     assert take_inbox().taken == 0  # never tried again by itself
 
 

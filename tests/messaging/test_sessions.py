@@ -21,12 +21,12 @@ from messaging.doctor import sessions_have_no_problem
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import Conversation, Direction, EventSubscription, Handover, Lane, Message, Session
 from messaging.sessions import Opening
-from tenants.broker import automatic_seen_at
+from tenants.cache import automatic_seen_at
 from tenants.doctor import OrgSnapshot
 from tenants.models import Org, WelcomeWhen
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record, whatsapp_text
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db
 
@@ -262,9 +262,23 @@ def test_an_org_with_many_due_sessions_delays_nobody_elses_text(
     acme: World, session: Session, rival: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(due_sessions, "MOST_OF_TURN", 10)
-    sessions_of(rival, 50, due_at=timezone.now() - timedelta(hours=1))
+    monkeypatch.setattr(due_sessions, "MOST_TEXTS_OF_TURN", 2)
+    hour_ago = timezone.now() - timedelta(hours=1)
+    rival.channel.closing_message = "Goodbye."
+    rival.channel.save()
+    sessions_of(rival, 50, due_at=hour_ago, state=Session.State.ENDED, ended_at=hour_ago)
     attend()
-    assert said() == ["Hang tight."]
+    assert sorted(said()) == ["Goodbye.", "Hang tight."]
+
+
+def test_an_org_whose_sessions_all_end_at_once_has_them_closed_in_several_turns(acme: World, session: Session) -> None:
+    attend()
+    sessions_of(acme, 50, state=Session.State.ENDED, ended_at=timezone.now())
+    closed = []
+    for _ in range(4):
+        attend()
+        closed.append(said().count("Goodbye."))
+    assert closed == [20, 40, 50, 50]
 
 
 def test_a_session_that_raises_is_counted_and_stops_nobody_elses(acme: World, rival: World) -> None:

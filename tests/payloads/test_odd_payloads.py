@@ -13,8 +13,8 @@ from django.db.models import Model
 
 from connector.events import (
     Ignored,
+    InfobipMessageRef,
     MessageReceived,
-    Place,
     ReceiptReceived,
     ReplyWritten,
     RepsChanged,
@@ -98,8 +98,8 @@ COLUMNS: dict[tuple[type, str], list[tuple[type[Model], str]]] = {
     (MessageReceived, "end_user"): [(Conversation, "subject"), (Address, "address"), (ChatbotMessage, "end_user")],
     (MessageReceived, "aliases"): [(Address, "address")],
     (MessageReceived, "name"): [(Conversation, "name")],
-    (Place, "conversation"): [(ChatbotMessage, "infobip_conversation")],
-    (Place, "message"): [(ChatbotMessage, "infobip_id")],
+    (InfobipMessageRef, "conversation"): [(ChatbotMessage, "infobip_conversation")],
+    (InfobipMessageRef, "message"): [(ChatbotMessage, "infobip_id")],
     (ReceiptReceived, "code"): [(Message, "error_code")],
     (ReceiptReceived, "reason"): [(Message, "error")],
     (ReplyWritten, "entry"): [(Message, "source_entry")],

@@ -11,8 +11,8 @@ import responses
 from connector.events import (
     Event,
     Ignored,
+    InfobipMessageRef,
     MessageReceived,
-    Place,
     Receipt,
     ReceiptReceived,
     ReplyWritten,
@@ -158,7 +158,7 @@ INFOBIP: dict[str, Event] = {
         name="Ada Winter",
         text="I still have no parcel",
         received_at=datetime(2026, 3, 2, 8, 30, 5, tzinfo=UTC),
-        place=Place("4461ea29-c09e-4ba8-a751-df86cf0a0eb9", "25774a87-078a-4fe7-8d43-127809479964"),
+        ref=InfobipMessageRef("4461ea29-c09e-4ba8-a751-df86cf0a0eb9", "25774a87-078a-4fe7-8d43-127809479964"),
     ),
 }
 INFOBIP_FOLDERS = ("whatsapp", "messages_api", "reports", "notices")

@@ -36,7 +36,7 @@ from tests.conftest import World, delivery_report, reply_record, whatsapp_text
 from tests.plans import rows
 from tests.plans.measure import check, forget_plans
 from tests.set_up.pages import signed_in
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(300)]
 

@@ -16,10 +16,10 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
+from devstack.documents import example_documents
 from messaging.models import EventSubscription
 from sandbox.__main__ import Sandbox
-from sandbox.stack import example_documents
-from tenants import broker, doctor
+from tenants import cache, doctor
 from tenants.models import Channel, InfobipAccount, Org, Sender
 from tenants.onboarding import provision
 from tenants.tenancy import every_org
@@ -143,7 +143,7 @@ def move_in(far_side: FarSide, db: None, settings: Settings) -> Any:
             )
             account, channel, sender = org.infobip_accounts.get(), org.channels.get(), org.senders.get()
         # numbers of rows come again in each test, and with them what Redis remembers
-        broker.remember(lambda redis: redis.flushdb(), otherwise=None)
+        cache.with_redis(lambda redis: redis.flushdb(), default=None)
         return Company(far_side, document, org, account, channel, sender)
 
     return move_in

@@ -221,7 +221,7 @@ def test_of_two_who_install_at_once_one_begins_and_the_other_goes_on_with_it(acm
     assert len({run.pk for run in runs}) == 1
     with every_org():
         kept = Installation.objects.get(org=acme.org).token
-    assert [token in world.by_token for token in tokens] == [token == kept for token in tokens]  # the other was given back
+    assert [token in world.by_token for token in tokens] == [token == kept for token in tokens]  # the other was revoked
 
 
 def test_two_pages_that_poll_at_once_start_each_deploy_once(acme: Company) -> None:

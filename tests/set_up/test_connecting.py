@@ -204,7 +204,7 @@ def test_a_platform_that_does_not_answer_is_said_so(acme: Company) -> None:
 def test_a_proven_draft_becomes_an_org_and_the_same_org_again_under_its_new_name(acme: Company) -> None:
     draft = fresh_draft(acme.far_side)
     draft.consumer_key, draft.username = "3MVG9new", "byoc@renamed.example"
-    org = connecting.adopt(draft, organization_id=acme.org.salesforce_id[:15], name="Renamed", who="Ada")
+    org = connecting.promote_draft(draft, organization_id=acme.org.salesforce_id[:15], name="Renamed", who="Ada")
     with every_org():
         assert (
             org.pk == acme.org.pk and Org.objects.filter(salesforce_id__startswith=acme.org.salesforce_id[:15]).count() == 1
@@ -213,7 +213,7 @@ def test_a_proven_draft_becomes_an_org_and_the_same_org_again_under_its_new_name
         assert Channel.objects.filter(org=org).count() == 1  # what was set up stays
         assert not Draft.objects.filter(pk=draft.pk).exists()
     other = fresh_draft(acme.far_side)
-    new = connecting.adopt(other, organization_id="00D5g0000999999EAA", name="New", who="Ada")
+    new = connecting.promote_draft(other, organization_id="00D5g0000999999EAA", name="New", who="Ada")
     with every_org():
         assert new.name == "New" and new.handle != org.handle
 
@@ -225,7 +225,7 @@ def test_two_browsers_that_prove_the_same_org_at_once_make_one(local: None) -> N
 
     def adopt(draft: Draft) -> None:
         try:
-            connecting.adopt(draft, organization_id="00D5g0000888888EAA", name="Twice", who="Ada")
+            connecting.promote_draft(draft, organization_id="00D5g0000888888EAA", name="Twice", who="Ada")
         except Exception as exc:
             problems.append(exc)
         finally:

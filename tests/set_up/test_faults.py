@@ -23,11 +23,12 @@ from messaging.models import (
     Upstream,
 )
 from sandbox import rest
-from tenants import broker, connecting, doctor
+from tenants import cache, connecting, doctor
 from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
+from tests.tenants.test_encryption import spoil
 
 Patch = pytest.MonkeyPatch
 EVENT = {
@@ -64,6 +65,14 @@ def let_certificate_end(company: Company, patch: Patch) -> None:
     patch.setattr(connecting, "CERTIFICATE_LIFE", timedelta(days=10))
     way = company.org.salesforce
     company.keep(way, certificate=connecting.certificate_for(way.private_key))
+
+
+def lose_private_key(company: Company, patch: Patch) -> None:
+    spoil(company.org.salesforce, "private_key")
+
+
+def lose_webhook_secret(company: Company, patch: Patch) -> None:
+    spoil(company.account, "webhook_secret")
 
 
 def be_an_old_org(company: Company, patch: Patch) -> None:
@@ -139,7 +148,7 @@ def put_chatbot_first(company: Company, patch: Patch) -> None:
 
 
 def refuse_webhooks(company: Company, patch: Patch) -> None:
-    broker.count_refusal(company.account.pk, "bad signature")
+    cache.count_refusal(company.account.pk, "bad signature")
 
 
 def change_secret(company: Company, patch: Patch) -> None:
@@ -196,7 +205,7 @@ def fail_to_ask(company: Company, patch: Patch) -> None:
 
 def see_automatic_response(company: Company, patch: Patch) -> None:
     company.keep(company.channel, welcome_message="Hang tight.", closing_message="Goodbye.")
-    broker.note_automatic(company.channel.pk)
+    cache.note_automatic(company.channel.pk)
 
 
 def be_refused_history(company: Company, patch: Patch) -> None:
@@ -484,7 +493,7 @@ def test_who_has_a_chatbot_first_with_all_that_it_needs_is_not_warned(acme: Comp
     ids=["not sent on", "no texts"],
 )
 def test_automatic_responses_alone_are_no_fault(acme: Company, values: dict[str, Any]) -> None:
-    broker.note_automatic(acme.channel.pk)
+    cache.note_automatic(acme.channel.pk)
     acme.keep(acme.channel, **values)
     assert acme.troubles() == {}
 

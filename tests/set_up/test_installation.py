@@ -1,4 +1,4 @@
-"""Installing in an empty org, step by step, against the sandbox: all of it, once, with a token that is given back."""
+"""Installing in an empty org, step by step, against the sandbox: all of it, once, with a token that is revoked."""
 
 import itertools
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from devstack.documents import empty_document
 from messaging import retention
-from sandbox.stack import empty_document
 from tenants import connecting, installation
 from tenants.models import Installation, Org, PendingSignIn, SalesforceConnection
 from tenants.tenancy import every_org

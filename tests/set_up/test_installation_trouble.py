@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from sandbox import rest
@@ -162,6 +163,34 @@ def test_a_token_that_cannot_be_given_back_holds_up_nobody_elses_and_is_tried_ag
     SalesforceConnection.objects.filter(pk=way.pk).update(base_url=fresh.org.salesforce.base_url)
     assert installation.revoke_leftover_tokens() == 1
     assert not lives(fresh, lost) and not Installation.objects.exclude(token="").exists()
+
+
+def test_a_token_that_no_key_fits_holds_up_nobody_elses_and_is_forgotten(fresh: Fresh) -> None:
+    unreadable, other = fresh.token(), fresh.token()
+    stuck = Org.objects.create(name="Stuck", salesforce_id="00D5g0000777777EAA")
+    runs = [
+        installation.begin(org, who="Ada", token=token, undo=False)
+        for org, token in ((stuck, unreadable), (fresh.org, other))
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE tenants_installation SET token = 'not ours' WHERE id = %s", [runs[0].pk])
+    Installation.objects.update(created_at=timezone.now() - timedelta(minutes=16))
+    assert installation.revoke_leftover_tokens() == 2
+    assert not lives(fresh, other)
+    assert not Installation.objects.exclude(token="").exists()
+
+
+def test_a_token_whose_row_raises_holds_up_nobody_elses_and_is_forgotten_after_a_day(fresh: Fresh) -> None:
+    stuck, token = Org.objects.create(name="Stuck", salesforce_id="00D5g0000777777EAA"), fresh.token()
+    runs = [installation.begin(org, who="Ada", token=each, undo=False) for org, each in ((stuck, "x"), (fresh.org, token))]
+    with connection.cursor() as cursor:  # PostgreSQL keeps years that Python has not
+        cursor.execute("UPDATE tenants_installation SET leased_until = '12026-01-01' WHERE id = %s", [runs[0].pk])
+    Installation.objects.update(created_at=timezone.now() - timedelta(minutes=16))
+    assert installation.revoke_leftover_tokens() == 1
+    assert not lives(fresh, token)
+    Installation.objects.update(created_at=timezone.now() - timedelta(hours=25))
+    assert installation.revoke_leftover_tokens() == 1
+    assert not Installation.objects.exclude(token="").exists()
 
 
 def test_a_token_that_can_never_be_given_back_is_forgotten_after_a_day(fresh: Fresh) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from tenants import broker, connecting
+from tenants import cache, connecting
 from tenants.models import Channel, InfobipAccount, Installation, Membership, Org, Role, SalesforceConnection, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
@@ -95,7 +95,7 @@ def test_while_both_platforms_are_down_each_step_still_stands(acme: Company, ada
     acme.keep(acme.account, base_url=NOWHERE)
     page = look(ada, acme.org, step)
     if step == "channel":
-        assert "Salesforce does not tell its channels" in alerts(page)[""]
+        assert "Salesforce does not list its channels" in alerts(page)[""]
         assert "no messaging channel for WhatsApp in your org yet" not in page  # nobody knows
     if step in ("accounts", "senders"):
         assert "Infobip does not" in page
@@ -108,7 +108,7 @@ def test_long_names_with_marks_in_them_are_shown_as_they_are(acme: Company, step
     acme.keep(acme.channel, name=LONG)
     with every_org():
         Installation.objects.create(org=acme.org, who=LONG, state=Installation.State.FAILED)
-        acme.org.note(LONG, LONG, LONG * 5)
+        acme.org.audit(LONG, LONG, LONG * 5)
     client = signed_in(acme.org, name=LONG)
     page = look(client, acme.org, step)
     assert "<b>" not in page and "&lt;b&gt;" in page
@@ -268,7 +268,7 @@ def test_while_salesforce_is_down_a_channel_is_not_said_to_be_wrong(acme: Compan
     acme.keep(acme.org.salesforce, base_url=NOWHERE)
     address = acme.channel.channel_address_identifier
     page = press(ada, acme.org, "channel", found=address, context="Kept_as_typed").content.decode()
-    assert list(alerts(page)) == [""] and "does not tell its channels" in alerts(page)[""]
+    assert list(alerts(page)) == [""] and "does not list its channels" in alerts(page)[""]
     assert "Kept_as_typed" in page
 
 
@@ -355,5 +355,5 @@ def test_signing_out_goes_back_to_the_door(acme: Company, ada: Client) -> None:
 def test_when_the_old_secret_was_last_used_is_shown(acme: Company, ada: Client) -> None:
     press(ada, acme.org, "accounts", action="new secret", account=str(acme.account.uuid))
     assert "was not used within the last days" in look(ada, acme.org, "accounts")
-    broker.note_old_secret(acme.account.pk)
+    cache.note_old_secret(acme.account.pk)
     assert "The old secret was last used" in look(ada, acme.org, "accounts")

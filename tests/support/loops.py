@@ -9,8 +9,8 @@ from typing import Any
 import grpc.aio
 from sfprotostash import pubsub_api_pb2_grpc
 
+from devstack.documents import example_documents
 from sandbox.__main__ import Sandbox
-from sandbox.stack import example_documents
 from tests.sandbox.far_sides import free_ports
 from tests.support.bus import Bus
 

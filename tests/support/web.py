@@ -1,6 +1,5 @@
 """A `web` process of the tests' own, as the Procfile starts it, on the tests' database; and clients that speak to it."""
 
-import asyncio
 import hashlib
 import hmac
 import http.client
@@ -10,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,41 +17,52 @@ from tempfile import TemporaryFile
 from typing import Any, Self
 from urllib.parse import quote
 
-import aiohttp
 from django.conf import settings
 from django.db import connection
 
 from benchmarks.processes import cpu_seconds, family, memory_mib
-from sandbox.stack import HOST, ROOT, free_port, procfile
-from tests.conftest import World, whatsapp_text
+from devstack.ports import HOST, free_port
+from devstack.stack import procfile
+from devstack.version import ROOT
+from tests.conftest import World
 
 START_SECONDS = 30.0
 BARE = "/api/infobip/inbound/messages"
 
 
 class Web:
-    """The process, until the ``with`` ends."""
+    """The process, until the ``with`` ends.
 
-    def __init__(self, **environment: str) -> None:
-        self.port = free_port()
+    :param module: what it serves instead of the connector
+    """
+
+    def __init__(self, module: str = "config.asgi", **environment: str) -> None:
+        self.port, self.module = free_port(), module
         self.environment = environment
         self.log = TemporaryFile()  # noqa: SIM115  # as long as the process
         self.process: subprocess.Popen[bytes] | None = None
+        self.sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
         self.log.close()
+        for each in self.sockets:
+            each.close()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         env |= {"DATABASE_URL": database_url(), "REDIS_URL": settings.REDIS_URL, "HOST": HOST, "PORT": str(self.port)}
         env |= {"ALLOWED_HOSTS": "*", "PUBLIC_URL": f"http://{HOST}:{self.port}", **self.environment}
-        command = ["sh", "-c", f"exec env {procfile()['web']}"]
+        command = ["sh", "-c", "exec env " + procfile()["web"].replace("config.asgi", self.module)]
         self.process = subprocess.Popen(
             command, env=env, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -110,6 +119,7 @@ class Web:
     def raw(self, request: bytes) -> socket.socket:
         """Open a socket, and send what may be a part of a request."""
         opened = socket.create_connection((HOST, self.port), timeout=30)
+        self.sockets.append(opened)
         opened.sendall(request)
         return opened
 
@@ -132,39 +142,21 @@ class Web:
 
 @contextmanager
 def steady(web: Web, world: World, *, rate: float = 50.0) -> Iterator[list[tuple[int, float]]]:
-    """Send signed webhooks at times fixed in advance; gives statuses, and seconds from the time that was intended."""
+    """Send signed webhooks meanwhile, from a process of its own, at times fixed in advance.
+
+    Gives, when it is over, the status of each, and the seconds from the time that was intended.
+    """
     seen: list[tuple[int, float]] = []
-    stop = threading.Event()
-    url, key = f"http://{HOST}:{web.port}{own_path(world)}", world.account.webhook_secret
-    number = world.sender.number
-
-    async def send(client: aiohttp.ClientSession, body: bytes, intended: float) -> None:
+    url = f"http://{HOST}:{web.port}{own_path(world)}"
+    command = [sys.executable, str(Path(__file__).with_name("steady.py"))]
+    arguments = [url, world.account.webhook_secret, world.sender.number, str(rate)]
+    with subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sender:
+        assert sender.stdout is not None and sender.stdout.readline() == b"begun\n"
         try:
-            async with client.post(url, data=body, headers={"X-Hub-Signature": signature(body, key)}) as answer:
-                await answer.read()
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError):
-            status = 0
-        seen.append((status, time.monotonic() - intended))
-
-    async def send_on() -> None:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(20)) as client:
-            began, tasks = time.monotonic(), []
-            while not stop.is_set():
-                intended = began + len(tasks) / rate
-                await asyncio.sleep(max(0.0, intended - time.monotonic()))
-                body = json.dumps({"results": [whatsapp_text("steady", to=number, message_id=f"w.{len(tasks)}")]}).encode()
-                tasks.append(asyncio.create_task(send(client, body, intended)))
-            await asyncio.gather(*tasks)
-
-    thread = threading.Thread(target=lambda: asyncio.run(send_on()))
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
+            yield seen
+        finally:
+            out, _ = sender.communicate()  # closing its input ends it
+            seen += [(status, seconds) for status, seconds in json.loads(out)]
 
 
 def p99(seen: Sequence[tuple[int, float]]) -> float:
@@ -182,7 +174,8 @@ def own_path(world: World) -> str:
     return f"{BARE}/{world.account.uuid}"
 
 
-def database_url() -> str:
-    """Give the address of the database that the tests use."""
+def database_url(*, port: int | None = None) -> str:
+    """Give the address of the database that the tests use, by way of another port where one is given."""
     found: dict[str, Any] = connection.settings_dict
-    return f"postgres://{found['USER']}:{quote(found['PASSWORD'])}@{found['HOST']}:{found['PORT']}/{found['NAME']}"
+    host = f"{found['HOST']}:{found['PORT']}" if port is None else f"{HOST}:{port}"
+    return f"postgresql://{found['USER']}:{quote(found['PASSWORD'])}@{host}/{found['NAME']}"

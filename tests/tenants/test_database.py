@@ -14,8 +14,9 @@ from django.db import IntegrityError, connection, transaction
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
-from sandbox.stack import free_port
-from tenants.database import is_rows_fault
+from connector.http import ApiError
+from devstack.ports import free_port
+from tenants.database import facts_of, is_database_trouble, is_rows_fault
 from tenants.models import Org
 from tests.tenants.conftest import Connection, Two
 
@@ -105,6 +106,11 @@ def a_row_that_breaks_a_rule(two: Two) -> None:
 @rows_fault
 def two_rows_that_are_one(two: Two) -> None:
     two.run("INSERT INTO odd VALUES (3, 3), (3, 4) ON CONFLICT (id) DO UPDATE SET n = excluded.n")
+
+
+@rows_fault
+def a_row_that_a_trigger_refuses(two: Two) -> None:
+    raised(two, "P0001")
 
 
 @databases_trouble
@@ -207,6 +213,16 @@ def a_table_that_is_not_there_yet(two: Two) -> None:
 
 
 @databases_trouble
+def a_column_that_is_not_there_yet(two: Two) -> None:
+    two.run("SELECT new FROM odd")
+
+
+@databases_trouble
+def a_table_that_we_may_not_read(two: Two) -> None:
+    raised(two, "42501")
+
+
+@databases_trouble
 def a_statement_prepared_before_a_migration(two: Two) -> None:
     two.mine.execute("SELECT * FROM odd", prepare=True)
     two.other.execute("ALTER TABLE odd ADD COLUMN new int")
@@ -265,6 +281,7 @@ def through_django(exc: Exception) -> Exception:
 def test_a_row_at_fault_is_told_from_the_database(two: Two, case: Case) -> None:
     error = error_of(case, two)
     assert is_rows_fault(error) and is_rows_fault(through_django(error)), repr(error)
+    assert not is_database_trouble(error) and not is_database_trouble(through_django(error))
 
 
 @pytest.mark.parametrize("case", DATABASES)
@@ -272,6 +289,7 @@ def test_the_databases_trouble_is_not_put_down_to_the_row(two: Two, case: Case) 
     error = error_of(case, two)
     assert isinstance(error, psycopg.Error), repr(error)
     assert not is_rows_fault(error) and not is_rows_fault(through_django(error)), repr(error)
+    assert is_database_trouble(error) and is_database_trouble(through_django(error))
 
 
 def test_a_policy_that_refuses_is_not_the_rows_fault(db: None) -> None:
@@ -296,3 +314,18 @@ def test_a_policy_that_refuses_is_not_the_rows_fault(db: None) -> None:
 )
 def test_what_python_raises_is_told_apart_too(error: Exception, rows: bool) -> None:
     assert is_rows_fault(error) is rows
+
+
+@pytest.mark.parametrize("error", [OSError(), TimeoutError(), RuntimeError(), ApiError("Infobip", ""), ValueError()])
+def test_what_does_not_come_from_the_database_is_not_its_trouble(error: Exception) -> None:
+    assert not is_database_trouble(error)
+
+
+def test_a_log_says_what_failed_and_where_and_never_what_somebody_wrote(two: Two) -> None:
+    facts = facts_of(through_django(error_of(a_text_with_what_somebody_wrote, two)))
+    assert (facts["error"], facts["code"]) == ("DataError", "22P02")
+    assert "a secret" not in str(facts) and "test_database.py:" in facts["at"]
+
+
+def a_text_with_what_somebody_wrote(two: Two) -> None:
+    two.mine.execute("SELECT %s::int", ["a secret"])

@@ -264,13 +264,13 @@ def test_of_two_sign_ins_of_one_set_up_one_comes_in_and_the_other_is_told_that_i
     draft = draft_of(private_key)
     people = [Person(NEW_ORG, customizes=True), Person(NEW_ORG, "0055g00000BobBo001", "Bob Boss", customizes=True)]
     steps = [prove(sign_in.begin(draft=draft), draft, each) for each in people]
-    adopt = connecting.adopt
+    promote = connecting.promote_draft
 
-    def adopt_slowly(*given: Any, **named: Any) -> Org:
+    def promote_slowly(*given: Any, **named: Any) -> Org:
         time.sleep(0.3)  # so that both are in the middle of it
-        return adopt(*given, **named)
+        return promote(*given, **named)
 
-    monkeypatch.setattr(connecting, "adopt", adopt_slowly)
+    monkeypatch.setattr(connecting, "promote_draft", promote_slowly)
     results = at_once(*steps)
     came, refused = sorted(results, key=lambda each: isinstance(each, str))
     assert isinstance(came, Finished) and "is connected now" in refused

@@ -157,8 +157,8 @@ def test_a_phone_number_suggests_a_language_of_its_country(number: str, offered:
     ],
 )
 def test_hours_are_read_as_people_write_them(typed: str, kept: list[list[str]]) -> None:
-    assert texts.read_stretches(typed) == kept
-    assert texts.read_stretches(texts.write_stretches(kept)) == kept
+    assert texts.read_time_ranges(typed) == kept
+    assert texts.read_time_ranges(texts.write_time_ranges(kept)) == kept
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_hours_are_read_as_people_write_them(typed: str, kept: list[list[str]]) 
 )
 def test_hours_that_cannot_be_are_refused(typed: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        texts.read_stretches(typed)
+        texts.read_time_ranges(typed)
 
 
 def test_languages_are_named_for_people() -> None:

@@ -18,7 +18,7 @@ from connector.aio import Caller
 from connector.http import ApiError, AuthenticationFailed, Call, ServiceUnavailable, time_limit, transport
 from connector.salesforce.auth import AccessToken
 from connector.salesforce.interactions import InteractionClient
-from tenants import broker, tokens
+from tenants import cache, tokens
 from tenants.encryption import encrypt
 from tenants.tokens import Credentials, OrgTokens
 from tests.connector import interaction_client
@@ -46,7 +46,7 @@ def salesforce(monkeypatch: pytest.MonkeyPatch) -> Iterator[Salesforce]:
     stand_in = Salesforce()
     monkeypatch.setattr(tokens, "login", stand_in.login)
     yield stand_in
-    broker.remember(lambda redis: [redis.delete(key) for key in redis.scan_iter("connector:token:*")], otherwise=[])
+    cache.with_redis(lambda redis: [redis.delete(key) for key in redis.scan_iter("connector:token:*")], default=[])
 
 
 def source(username: str = "byoc@acme.example") -> OrgTokens:
@@ -70,7 +70,7 @@ def test_many_threads_share_one_login(salesforce: Salesforce) -> None:
 
 def test_another_process_finds_the_token_in_redis_as_ciphertext(salesforce: Salesforce) -> None:
     first = source().current()
-    stored = broker.remember(lambda redis: redis.get(source().key), otherwise="")
+    stored = cache.with_redis(lambda redis: redis.get(source().key), default="")
     assert stored and "token" not in stored
     as_another_process()
     assert source().current() == first
@@ -104,7 +104,7 @@ def test_without_redis_each_process_keeps_its_own(
     salesforce: Salesforce, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    monkeypatch.setattr(broker, "_memory", broker._Memory())
+    monkeypatch.setattr(cache, "_memory", cache._Memory())
     mine = source()
     began = time.monotonic()
     assert mine.current().value == mine.current().value == "token 1"
@@ -153,7 +153,7 @@ def test_a_thread_waits_for_anothers_login_no_longer_than_its_own_time(
 
 @pytest.fixture
 def redis() -> Iterator[Any]:
-    client = broker.remember(lambda redis: redis, otherwise=None)
+    client = cache.with_redis(lambda redis: redis, default=None)
     yield client
     for each in client.scan_iter("connector:token:*"):
         client.delete(each)
@@ -165,7 +165,7 @@ def test_a_process_that_dies_while_it_logs_in_costs_the_others_three_seconds(sal
     began = time.monotonic()
     assert mine.current().value == "token 1"
     assert 2.5 < time.monotonic() - began < 5
-    assert not redis.exists(f"{mine.key}:lock")  # taken over, and given back
+    assert not redis.exists(f"{mine.key}:lock")  # taken over, and released
 
 
 def test_a_slow_login_elsewhere_is_waited_for(salesforce: Salesforce, redis: Any) -> None:
@@ -200,7 +200,7 @@ def test_what_lies_under_a_tokens_key_and_is_none_costs_one_login_and_no_other_o
     mine = source()
     spoil(redis, mine.key)
     assert mine.current().value == "token 1"
-    assert broker.remember(lambda redis: "asked", otherwise="not asked") == "asked"  # nobody takes it for an outage
+    assert cache.with_redis(lambda redis: "asked", default="not asked") == "asked"  # nobody takes it for an outage
     as_another_process()
     assert source().current().value == "token 1"
     assert salesforce.logins == 1
@@ -236,7 +236,7 @@ def test_a_redis_that_refuses_everything_costs_a_login_and_no_time(
 
     server = Upstream(refuse, read=lambda connection: connection.recv(65536))
     settings.REDIS_URL = f"redis://127.0.0.1:{server.port}/0"
-    monkeypatch.setattr(broker, "_memory", broker._Memory())
+    monkeypatch.setattr(cache, "_memory", cache._Memory())
     mine = source()
     began = time.monotonic()
     assert mine.current().value == mine.current().value == "token 1"

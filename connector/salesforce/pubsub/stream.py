@@ -76,14 +76,7 @@ async def pages(
     call = subscribe(metadata=metadata)
     position, most = start.replay_id, start.most
     try:
-        await call.write(
-            pubsub.FetchRequest(
-                topic_name=topic.name,
-                replay_preset=start.preset,
-                replay_id=b"" if start.latest else start.replay_id,
-                num_requested=most,
-            )
-        )
+        await asyncio.wait_for(call.write(_first_request(topic, start)), silence_seconds)
         outstanding = most  # asked for and not read yet: our own count, for answers may lie here unread
         while True:
             answer = await _read(call, silence_seconds)
@@ -95,8 +88,11 @@ async def pages(
             if events:
                 most = min(2 * most, MOST_OUTSTANDING)
             if outstanding <= min(TOP_UP_AT, most - 1):
-                await call.write(pubsub.FetchRequest(topic_name=topic.name, num_requested=most - outstanding))
+                more = pubsub.FetchRequest(topic_name=topic.name, num_requested=most - outstanding)
+                await asyncio.wait_for(call.write(more), silence_seconds)
                 outstanding = most
+    except TimeoutError:
+        raise StreamBroken(Remedy.RECONNECT, f"silent for {silence_seconds:.0f} s") from None
     except grpc.RpcError as exc:
         raise _broken(exc) from exc
     except (grpc.aio.UsageError, asyncio.InvalidStateError) as exc:  # a write to a stream that has just ended
@@ -105,11 +101,17 @@ async def pages(
         call.cancel()
 
 
+def _first_request(topic: Topic, start: Start) -> Any:
+    return pubsub.FetchRequest(
+        topic_name=topic.name,
+        replay_preset=start.preset,
+        replay_id=b"" if start.latest else start.replay_id,
+        num_requested=start.most,
+    )
+
+
 async def _read(call: Any, silence_seconds: float) -> Any:
-    try:
-        answer = await asyncio.wait_for(call.read(), silence_seconds)
-    except TimeoutError:
-        raise StreamBroken(Remedy.RECONNECT, f"silent for {silence_seconds:.0f} s") from None
+    answer = await asyncio.wait_for(call.read(), silence_seconds)
     if answer is _END:
         if await call.code() is not grpc.StatusCode.OK:
             raise broken_by(await call.code(), await call.trailing_metadata(), await call.details() or "")

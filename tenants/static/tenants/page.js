@@ -18,10 +18,10 @@
   });
   document.addEventListener("htmx:historyCacheMissLoadError", () => window.location.reload());
 
-  // A refusal is a page as well: it is shown where the answer would have been.
+  // A refusal is a page as well: it is shown where the answer would have been. A 5xx may be a router's, with a page of its own.
   document.addEventListener("htmx:beforeSwap", (event) => {
-    const status = event.detail.xhr.status;
-    if (status >= 400 && status < 500) {
+    const { status, responseText } = event.detail.xhr;
+    if (status >= 400 && (status < 500 || responseText.includes('id="main"'))) {
       event.detail.shouldSwap = true;
       event.detail.isError = false;
     }
@@ -30,9 +30,10 @@
   document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
   document.addEventListener("htmx:responseError", (event) => {
     const { status, responseText } = event.detail.xhr;
-    // who is told to wait has a sentence of the server's, and keeps what is filled in
-    const words = status === 503 && new DOMParser().parseFromString(responseText, "text/html").querySelector("p")?.textContent;
-    if (status >= 500) say(words || "Something went wrong on our side. Try again in a moment.");
+    // who is told to wait keeps what is filled in
+    const busy = new DOMParser().parseFromString(responseText, "text/html").getElementById("busy");
+    if (busy && event.detail.elt.id === "panel") return; // it asks again by itself
+    if (status >= 500) say(busy?.textContent ?? "Something went wrong on our side. Try again in a moment.");
   });
 
   function say(words) {
@@ -74,7 +75,8 @@
     const answer = await post(pending.finish, { id: pending.id, secret: pending.secret, code });
     const body = await answer.json().catch(() => ({}));
     if (!answer.ok) {
-      say(body.error || "The sign-in did not succeed. Begin again.");
+      const busy = answer.status === 503 && "The connector is busy. Type the code that the window shows, and try again.";
+      say(body.error || busy || "The sign-in did not succeed. Begin again.");
       return;
     }
     const next = pending.wanted || body.next; // the page that was asked for, where it was one

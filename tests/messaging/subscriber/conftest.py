@@ -22,7 +22,7 @@ from messaging import subscriber as subscriber_module
 from messaging.models import EventSubscription, Message, ReceivedEvent
 from messaging.subscriber import Subscriber
 from sandbox.topics import CREATED_BY
-from tenants import broker
+from tenants import cache
 from tenants.models import Channel, Org
 from tenants.onboarding import provision
 from tenants.tenancy import every_org
@@ -141,7 +141,7 @@ def move_in(platforms: Platforms, settings: Settings) -> Iterator[Callable[[], C
         provision(document)
         found = Org.objects.get(salesforce_id=document["org"]["orgId"])
         # numbers of rows come again in each test, and with them what Redis remembers
-        broker.remember(lambda redis: redis.flushdb(), otherwise=None)
+        cache.with_redis(lambda redis: redis.flushdb(), default=None)
         return Company(platforms, found, Channel.objects.get(org=found))
 
     yield move_in

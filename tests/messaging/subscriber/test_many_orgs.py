@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -40,7 +41,7 @@ def test_orgs_whose_login_hangs_or_whose_endpoint_does_not_answer_delay_no_other
     began = time.monotonic()
     read_streams()
     until(lambda: well.streams() == 1)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8  # one that hangs does so for fourteen
     well.write("on time")
     until(lambda: well.texts == ["on time"], 2)
     assert EventSubscription.objects.exclude(problem="").count() >= 3
@@ -50,7 +51,7 @@ class _Tokens:
     """Where the login of an org gives its token only when it is let."""
 
     def __init__(self, opened: bool = True) -> None:
-        self.gate = threading.Event()
+        self.gate, self.key = threading.Event(), str(uuid4())
         if opened:
             self.gate.set()
 
@@ -80,7 +81,7 @@ def test_three_hundred_hanging_logins_hold_up_no_org_that_is_well_for_long() -> 
         assert logins.troubled == set()
         return waited
 
-    assert asyncio.run(scenario()) < 8
+    assert asyncio.run(scenario()) < 12
 
 
 def test_an_org_whose_login_failed_waits_with_its_like_only() -> None:

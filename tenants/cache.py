@@ -1,4 +1,4 @@
-"""The shared, forgettable memory in Redis, for callers who must not wait for it when it is down."""
+"""The cache in Redis, for callers who must not wait for it, nor fail with it."""
 
 import threading
 import time
@@ -60,28 +60,28 @@ class _Memory:
 _memory = _Memory()
 
 
-def remember(call: Callable[[Any], Result], *, otherwise: Result) -> Result:
-    """Call with a Redis client, and give ``otherwise`` where that fails; at once while Redis does not answer.
+def with_redis(call: Callable[[Any], Result], *, default: Result) -> Result:
+    """Call with a Redis client, and give ``default`` where that fails; at once while Redis does not answer.
 
     An error that Redis answers (read-only, full, no permission, a key of another type) comes at once and may concern this
     key alone: it keeps nobody else from asking. So does what ``call`` makes of a value that is not what was expected.
     """
     memory = _memory
     if not memory.may_ask():
-        return otherwise
+        return default
     try:
         result = call(client := memory.connect())
     except (redis.ConnectionError, redis.TimeoutError, OSError) as exc:
         memory.silent = True
         memory.report(exc)
-        return otherwise
+        return default
     except (redis.RedisError, ValueError, TypeError, LookupError, AttributeError) as exc:
         if isinstance(exc, redis.exceptions.ReadOnlyError | redis.exceptions.MasterDownError):
             # the name may lead to another server by now, and connections stay with the one that became a replica
             client.connection_pool.disconnect(inuse_connections=False)
         memory.silent = False
         memory.report(exc)
-        return otherwise
+        return default
     memory.silent = False
     return result
 
@@ -97,7 +97,7 @@ def count_refusal(account_id: int | None, reason: str, times: int = 1) -> None:
         redis.hincrby(key, f"{account_id or '-'}:{reason}", times)
         redis.expire(key, REFUSALS_KEPT_SECONDS)
 
-    remember(count, otherwise=None)
+    with_redis(count, default=None)
 
 
 def refusals_today(account_id: int | None) -> dict[str, int]:
@@ -109,30 +109,30 @@ def refusals_today(account_id: int | None) -> dict[str, int]:
         counts: dict[str, str] = redis.hgetall(key)
         return {field.removeprefix(prefix): int(n) for field, n in counts.items() if field.startswith(prefix)}
 
-    return remember(read, otherwise={})
+    return with_redis(read, default={})
 
 
 def note_old_secret(account_id: int) -> None:
     """Note that an account still signs with the secret of before its change."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    remember(lambda redis: redis.set(f"connector:old-secret:{account_id}", now, ex=REFUSALS_KEPT_SECONDS), otherwise=None)
+    with_redis(lambda redis: redis.set(f"connector:old-secret:{account_id}", now, ex=REFUSALS_KEPT_SECONDS), default=None)
 
 
 def old_secret_used_at(account_id: int) -> str:
     """Say when a webhook was last signed with the secret of before; empty if not within the last days."""
-    found = remember(lambda redis: redis.get(f"connector:old-secret:{account_id}"), otherwise=None)
+    found = with_redis(lambda redis: redis.get(f"connector:old-secret:{account_id}"), default=None)
     return found if isinstance(found, str) else ""
 
 
 def note_automatic(channel_id: int) -> None:
     """Note that a channel's own automatic response came: Salesforce tells nobody beforehand that it sends some."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    remember(lambda redis: redis.set(f"connector:automatic:{channel_id}", now, ex=REFUSALS_KEPT_SECONDS), otherwise=None)
+    with_redis(lambda redis: redis.set(f"connector:automatic:{channel_id}", now, ex=REFUSALS_KEPT_SECONDS), default=None)
 
 
 def automatic_seen_at(channel_id: int) -> str:
     """Say when an automatic response of a channel came last; empty if none did within the last days."""
-    found = remember(lambda redis: redis.get(f"connector:automatic:{channel_id}"), otherwise=None)
+    found = with_redis(lambda redis: redis.get(f"connector:automatic:{channel_id}"), default=None)
     return found if isinstance(found, str) else ""
 
 
@@ -145,4 +145,4 @@ def allowed(what: str, most: int) -> bool:
         redis.expire(key, 3600)
         return used
 
-    return remember(count, otherwise=0) <= most
+    return with_redis(count, default=0) <= most

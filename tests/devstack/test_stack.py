@@ -13,9 +13,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from sandbox.stack import Stack, example_documents, free_port
+from devstack.documents import example_documents
+from devstack.ports import free_port
+from devstack.stack import Stack
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHOW = """
 import os, psycopg, redis
 row = psycopg.connect(os.environ["DATABASE_URL"]).execute(
@@ -31,7 +33,7 @@ def environment() -> dict[str, str]:
 
 
 def launch(code: str, **more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sandbox.stack", "run", "--", sys.executable, "-c", code]
+    command = [sys.executable, "-m", "devstack", "run", "--", sys.executable, "-c", code]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment() | more, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -159,7 +161,7 @@ def test_however_the_launcher_ends_nothing_is_left(
 
 
 def test_ctrl_c_ends_it_also_where_a_script_began_it_in_the_background() -> None:
-    script = f"trap '' INT; exec {sys.executable} -m sandbox.stack run -- sh -c 'echo up; exec sleep 120'"
+    script = f"trap '' INT; exec {sys.executable} -m devstack run -- sh -c 'echo up; exec sleep 120'"
     with started(["sh", "-c", script]) as launcher:
         assert first_line(launcher) == ["up"]
         launcher.send_signal(signal.SIGINT)
@@ -167,7 +169,7 @@ def test_ctrl_c_ends_it_also_where_a_script_began_it_in_the_background() -> None
 
 
 def test_a_killed_make_takes_everything_along(tmp_path: Path) -> None:
-    recipe = f"{sys.executable} -m sandbox.stack run -- sh -c 'echo up; exec sleep 120'"
+    recipe = f"{sys.executable} -m devstack run -- sh -c 'echo up; exec sleep 120'"
     (tmp_path / "Makefile").write_text(f"all:\n\t@{recipe}\n")
     with started(["make", "--no-print-directory", "-f", str(tmp_path / "Makefile")]) as make:
         assert first_line(make) == ["up"]
@@ -205,7 +207,7 @@ def test_a_taken_demo_port_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "sandbox.stack", "demo"]
+        command = [sys.executable, "-m", "devstack", "demo"]
         done = subprocess.run(command, cwd=ROOT, env=environment() | {"DEMO_PORT": port}, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"Port {port} is taken" in done.stderr
@@ -221,10 +223,10 @@ def test_two_processes_that_start_at_once_are_not_given_the_same_port() -> None:
     port = free_port()  # and nobody listens on it yet
     other = f"""
 import secrets
-from sandbox import stack
+from devstack import ports
 choices = iter([{port} - 20_000, *range(12_000)])
 secrets.randbelow = lambda _: next(choices)
-print(stack.free_port())
+print(ports.free_port())
 """
     given = subprocess.run([sys.executable, "-c", other], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert given.returncode == 0, given.stderr

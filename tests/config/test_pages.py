@@ -1,0 +1,143 @@
+"""Pages behind the event loop: what Django is told of a request, and who may hold a thread."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import IncompleteRead
+from typing import Any
+
+import pytest
+
+from tests.support.web import Web
+
+
+@pytest.fixture(scope="module")
+def web(django_db_setup: None) -> Iterator[Web]:
+    with Web("tests.support.odd_pages") as running:
+        yield running
+
+
+def ask(web: Web, method: str = "GET", path: str = "/", *arguments: Any) -> dict[str, Any]:
+    status, said = web.request(method, path, *arguments)
+    assert status == 200, said
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def wait_until(true: Callable[[], Any], *, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)
+
+
+def test_a_request_is_described_as_wsgi_does(web: Web) -> None:
+    seen = ask(web, "POST", "/a%20b/%C3%A9%2F?q=%C3%A9&x", b"body", {"Content-Type": "text/x", "Host": "a.example"})
+    assert (seen["REQUEST_METHOD"], seen["PATH_INFO"], seen["SCRIPT_NAME"]) == (
+        "POST",
+        "/a b/é/".encode().decode("latin-1"),
+        "",
+    )
+    assert (seen["QUERY_STRING"], seen["CONTENT_TYPE"], seen["HTTP_HOST"]) == ("q=%C3%A9&x", "text/x", "a.example")
+    assert (seen["CONTENT_LENGTH"], seen["body"], seen["REMOTE_ADDR"]) == ("4", "body", "127.0.0.1")
+    assert seen["wsgi.url_scheme"] == "http" and "HTTP_CONTENT_LENGTH" not in seen
+
+
+def test_a_body_in_chunks_has_its_length_when_django_sees_it(web: Web) -> None:
+    seen = ask(web, "POST", "/", (part for part in (b"one ", b"two ", b"three")))
+    assert (seen["CONTENT_LENGTH"], seen["body"]) == ("13", "one two three")
+    assert "HTTP_TRANSFER_ENCODING" not in seen
+
+
+def test_no_header_with_underscores_passes_for_what_the_proxy_says(web: Web) -> None:
+    headers = {"X_Forwarded_For": "6.6.6.6", "X-Forwarded_Proto": "https", "X-Forwarded-For": "203.0.113.1"}
+    seen = ask(web, "GET", "/", b"", headers)
+    assert seen["HTTP_X_FORWARDED_FOR"] == "203.0.113.1" and "HTTP_X_FORWARDED_PROTO" not in seen
+
+
+def test_a_header_that_comes_twice_is_one(web: Web) -> None:
+    twice = b"X-A: 1\r\nx-a: 2\r\nCookie: a=1\r\nCookie: b=2\r\n"
+    with (
+        web.raw(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + twice + b"\r\n") as one,
+        one.makefile("rb") as answer,
+    ):
+        said = answer.read()
+    seen = json.loads(said.partition(b"\r\n\r\n")[2])
+    assert (seen["HTTP_X_A"], seen["HTTP_COOKIE"]) == ("1,2", "a=1; b=2")
+    assert said.count(b"x-one") == 2
+
+
+def test_bytes_that_are_no_text_hurt_nobody(web: Web) -> None:
+    with web.raw(b"GET /%FF?q=\xc3\xa9 HTTP/1.1\r\nHost: a\r\nX-A: \xe9\r\nConnection: close\r\n\r\n") as one:
+        assert one.recv(20).startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+    assert ask(web)
+
+
+def test_a_page_that_raises_is_a_500_and_costs_no_thread(web: Web) -> None:
+    assert [web.request("GET", "/raise")[0] for _ in range(5)] == [500] * 5
+    assert "a page's own fault" in web.said() and ask(web)
+
+
+def test_a_body_that_trickles_holds_no_thread(web: Web) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    slow = [web.raw(head + b"begun") for _ in range(8)]
+    assert [ask(web)["REQUEST_METHOD"] for _ in range(10)] == ["GET"] * 10
+    for each in slow:
+        each.close()
+
+
+def test_a_client_that_does_not_read_holds_no_thread_for_what_fits(web: Web) -> None:
+    slow = [web.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(8)]
+    assert ask(web)
+    for each in slow:
+        each.close()
+
+
+def test_a_client_that_goes_away_gives_its_thread_back_and_the_page_is_told(web: Web) -> None:
+    before = len(ask(web, "GET", "/closed"))
+    for _ in range(4):
+        with web.raw(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n") as one:
+            one.recv(1000)
+    wait_until(lambda: len(ask(web, "GET", "/closed")) == before + 4)
+
+
+def test_a_client_that_stays_and_does_not_read_is_given_up_and_costs_little_memory(web: Web) -> None:
+    before = web.memory
+    slow = [web.raw(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2)]
+    time.sleep(2)
+    assert web.memory - before < 16  # of 128 that they asked for
+    time.sleep(10)
+    began = time.monotonic()
+    assert ask(web) and time.monotonic() - began < 3
+    for each in slow:
+        each.close()
+
+
+def test_a_large_response_comes_whole(web: Web) -> None:
+    status, said = web.request("GET", "/large")
+    assert status == 200 and len(said) == 64 * 1024 * 1024
+
+
+def test_a_response_that_breaks_off_is_not_taken_for_whole(web: Web) -> None:
+    with pytest.raises(IncompleteRead):
+        web.request("GET", "/broken")
+    assert ask(web)
+
+
+def test_while_all_threads_are_busy_some_wait_and_the_rest_are_told(web: Web) -> None:
+    hanging = [web.raw(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(10)]
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        assert pool.submit(web.request, "GET", "/").result()[0] == 503
+        assert 9 < time.monotonic() - began < 13
+    assert web.request("GET", "/healthz")[0] == 200
+    for each in hanging:
+        each.close()
+    wait_until(lambda: web.request("GET", "/")[0] == 200, seconds=15)
+
+
+@pytest.mark.parametrize("length", [2_621_441, 10**12, 10**30])
+def test_a_body_larger_than_a_pages_is_refused_before_it_is_read(web: Web, length: int) -> None:
+    with web.raw(f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode()) as one:
+        assert one.recv(20).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))

@@ -1,0 +1,216 @@
+"""What every door of ours promises, whoever stands before it."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from messaging.models import ChatbotMessage, Handover, Inbox
+from tenants.cache import refusals_today
+from tenants.tenancy import every_org
+from tests.conftest import World, whatsapp_text
+from tests.support.web import BARE, Web, signature
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+USER = "385991234567"
+Headers = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def web(django_db_setup: None) -> Iterator[Web]:
+    with Web() as running:
+        yield running
+
+
+class EveryDoor:
+    """Promises of a door; a class that inherits says which one.
+
+    ``largest`` is the size of the largest body that it reads.
+    """
+
+    address: str
+    names_account = True
+    not_json = 400  # what is answered to a body that is not JSON, from who can prove whose it is
+    largest: int
+    said_without_proof: str
+
+    def path(self, world: World) -> str:
+        return f"{self.address}/{world.account.uuid}" if self.names_account else self.address
+
+    def body(self, world: World) -> bytes:
+        raise NotImplementedError
+
+    def proof(self, world: World, body: bytes) -> Headers:
+        raise NotImplementedError
+
+    def rows(self) -> int:
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def chatbots(self, acme: World, rival: World) -> None:
+        with every_org():
+            for world in (acme, rival):
+                world.account.handover_token = f"t-{world.org.name}"
+                world.account.save()
+                ChatbotMessage.objects.create(
+                    org=world.org,
+                    account=world.account,
+                    infobip_conversation=f"c-{world.org.name}",
+                    end_user=USER,
+                    at=timezone.now(),
+                )
+
+    def stored(self) -> int:
+        with every_org():
+            return self.rows()
+
+    def test_who_proves_it_is_let_in(self, web: Web, acme: World) -> None:
+        body = self.body(acme)
+        assert web.request("POST", self.path(acme), body, self.proof(acme, body))[0] == 200
+        assert self.stored() == 1
+
+    def test_without_proof_nothing_is_stored(self, web: Web, acme: World) -> None:
+        status, said = web.request("POST", self.path(acme), self.body(acme))
+        assert status == 401 and self.said_without_proof in json.loads(said)["error"]
+        assert self.stored() == 0
+
+    def test_with_a_wrong_proof_nothing_is_stored(self, web: Web, acme: World, rival: World) -> None:
+        body = self.body(acme)
+        for headers in (self.proof(rival, body), self.proof(acme, body + b" "), dict.fromkeys(self.proof(acme, body), "")):
+            if headers != self.proof(acme, body):  # a token is the same for each body
+                assert web.request("POST", self.path(acme), body, headers)[0] == 401
+        assert self.stored() == 0
+
+    def test_the_proof_of_one_account_opens_no_other_door(self, web: Web, acme: World, rival: World) -> None:
+        body = self.body(rival)
+        assert web.request("POST", self.path(rival), body, self.proof(acme, body))[0] == 401
+        assert self.stored() == 0
+
+    def test_a_header_with_underscores_is_no_proof(self, web: Web, acme: World) -> None:
+        body = self.body(acme)
+        underscored = {name.replace("-", "_"): value for name, value in self.proof(acme, body).items()}
+        assert web.request("POST", self.path(acme), body, underscored)[0] == 401
+        assert self.stored() == 0
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
+    def test_nothing_but_a_post_is_taken(self, web: Web, acme: World, method: str) -> None:
+        body = self.body(acme)
+        assert web.request(method, self.path(acme), b"", self.proof(acme, body))[0] == 405
+        assert self.stored() == 0
+
+    def test_a_body_over_the_limit_is_refused_by_its_length(self, web: Web, acme: World) -> None:
+        body = self.body(acme).ljust(self.largest + 1)
+        status, said = web.request("POST", self.path(acme), body, self.proof(acme, body))
+        assert status == 413 and f"{self.largest} bytes" in json.loads(said)["error"]
+        assert self.stored() == 0
+
+    def test_a_body_in_chunks_is_refused_once_it_is_over_the_limit(self, web: Web, acme: World) -> None:
+        body = self.body(acme).ljust(self.largest + 1)
+        chunks = (body[at : at + 65536] for at in range(0, len(body), 65536))
+        status, said = web.request("POST", self.path(acme), chunks, self.proof(acme, body))
+        assert status == 413 and f"{self.largest} bytes" in json.loads(said)["error"]
+        assert self.stored() == 0
+
+    def test_a_body_of_just_the_limit_is_taken_in_chunks_or_at_once(self, web: Web, acme: World) -> None:
+        body = self.body(acme).ljust(self.largest)
+        chunks = (body[at : at + 65536] for at in range(0, len(body), 65536))
+        assert web.request("POST", self.path(acme), chunks, self.proof(acme, body))[0] == 200
+        assert web.request("POST", self.path(acme), body, self.proof(acme, body))[0] == 200
+
+    def test_what_is_not_json_is_told_so_to_who_proved_it(self, web: Web, acme: World) -> None:
+        body = b"text"
+        assert web.request("POST", self.path(acme), body, self.proof(acme, body))[0] == self.not_json
+        assert web.request("POST", self.path(acme), body)[0] in (400, 401)
+        assert self.stored() == 0
+
+    def test_slips_in_the_address_are_forgiven(self, web: Web, acme: World) -> None:
+        body = self.body(acme)
+        for path in (self.path(acme) + "/", self.path(acme) + "%20", self.path(acme) + "%0A", "/" + self.path(acme)):
+            assert web.request("POST", path, body, self.proof(acme, body))[0] == 200
+        shouted = self.path(acme).upper().replace("/API/INFOBIP/INBOUND", "/api/infobip/inbound")
+        assert web.request("POST", shouted, body, self.proof(acme, body))[0] == 200
+
+    def test_a_refusal_is_counted(self, web: Web, acme: World, rival: World) -> None:
+        def counted() -> int:
+            return sum(sum(refusals_today(each).values()) for each in (None, acme.account.pk))
+
+        time.sleep(2.5)  # until those of the test before are counted
+        before, body = counted(), self.body(acme)
+        assert web.request("POST", self.path(acme), body, self.proof(rival, body))[0] == 401
+        end = time.monotonic() + 10
+        while counted() != before + 1:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+class TestWebhooks(EveryDoor):
+    address = BARE
+    largest = 16 * 1024 * 1024
+    said_without_proof = "Add HMAC authentication"
+
+    def body(self, world: World) -> bytes:
+        result = whatsapp_text("hello", to=world.sender.number, message_id=f"wamid.{uuid4()}")
+        return json.dumps({"results": [result]}).encode()
+
+    def proof(self, world: World, body: bytes) -> Headers:
+        return {"X-Hub-Signature": signature(body, world.account.webhook_secret)}
+
+    def rows(self) -> int:
+        return Inbox.objects.count()
+
+
+class TestWebhooksOnTheBarePath(TestWebhooks):
+    names_account = False
+    not_json = 401  # only the body says whose it is
+    largest = 256 * 1024
+
+
+class TestHandOver(EveryDoor):
+    address = "/api/infobip/inbound/answers"
+    largest = 64 * 1024
+    said_without_proof = "Add the header X-Connector-Token"
+
+    def body(self, world: World) -> bytes:
+        return json.dumps({"conversationId": f"c-{world.org.name}", "senderNumber": USER}).encode()
+
+    def proof(self, world: World, body: bytes) -> Headers:
+        return {"X-Connector-Token": world.account.handover_token}
+
+    def rows(self) -> int:
+        return Handover.objects.count()
+
+
+class TestHandOverOnTheBarePath(TestHandOver):
+    names_account = False
+
+
+def every_door() -> list[Any]:
+    """Find the doors that are tested here."""
+    found, waiting = [], [EveryDoor]
+    while waiting:
+        subclasses = waiting.pop().__subclasses__()
+        found += subclasses
+        waiting += subclasses
+    return [each() for each in found]
+
+
+def test_a_body_that_trickles_is_given_up_at_every_door(web: Web, acme: World) -> None:
+    sockets = []
+    for door in every_door():
+        headers = "".join(f"{name}: {value}\r\n" for name, value in door.proof(acme, b"{}").items())
+        head = f"POST {door.path(acme)} HTTP/1.1\r\nHost: web\r\n{headers}Content-Length: 2000\r\n\r\n"
+        sockets.append(web.raw(head.encode()))
+    began = time.monotonic()
+    while time.monotonic() - began < 8:
+        for each in sockets:
+            each.sendall(b" ")
+        time.sleep(1)
+    for each in sockets:
+        assert each.recv(1000).startswith(b"HTTP/1.1 408 "), each
+        each.close()
+    assert 9 < time.monotonic() - began < 13
