@@ -13,7 +13,7 @@ from messaging.models import ChatbotMessage, Handover, Inbox
 from tenants.cache import refusals_today
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import wait_until
+from tests.support.happenings import wait_until
 from tests.support.web import BARE, Web, signature
 
 pytestmark = pytest.mark.django_db(transaction=True)
