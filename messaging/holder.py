@@ -93,7 +93,9 @@ class Holder:
                 if notification.payload != str(self.number):
                     self.heard(notification.channel)
             if time.monotonic() - pinged_at >= PING_SECONDS and self.goes_on():
-                connection.execute("SELECT 1")
+                row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+                if row is not None and row[0]:  # it answers as before, but the lanes are kept elsewhere now
+                    raise psycopg.OperationalError("the server has become a replica")
                 pinged_at = time.monotonic()
 
     def _locked(self, connection: psycopg.Connection[Any]) -> bool:

@@ -9,7 +9,7 @@ from django.test import Client
 from messaging.models import Message, ReceivedEvent
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db
 

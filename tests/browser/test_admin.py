@@ -75,6 +75,7 @@ def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     page.goto(f"{live_server.url}/admin/tenants/org/")
     picture(page, f"admin-orgs-{width}")
     page.get_by_role("link", name="Acme").click()
+    expect(page.get_by_text("What is kept of it")).to_be_visible()
     picture(page, f"admin-org-{width}")
     page.get_by_role("link", name="Messages", exact=True).last.click()
     expect(page.get_by_text("2 messages", exact=True)).to_be_visible()
@@ -93,6 +94,7 @@ def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     page.goto(f"{live_server.url}/admin/tenants/checkup/")
     picture(page, f"admin-checkups-{width}")
     page.get_by_role("link", name="Acme").click()
+    expect(page.get_by_text("Open the channel in Messaging Settings")).to_be_visible()
     picture(page, f"admin-checkup-{width}")
     page.context.close()
 
@@ -103,6 +105,7 @@ def enter(page: Page, server: str) -> None:
     page.get_by_label("Username").fill("operator")
     page.get_by_label("Password").fill("correct horse battery staple")
     page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Site administration")).to_be_visible()
 
 
 def picture(page: Page, name: str) -> None:

@@ -88,6 +88,6 @@ def test_a_click_that_needs_a_credential_which_cannot_be_read_leads_to_what_to_d
     expect(page.get_by_text("no key in FIELD_ENCRYPTION_KEYS fits it")).to_be_visible()
     check_fits(page, "lost-credential", page)
     page.get_by_role("link", name="See what to do").click()
-    expect(page.get_by_text("Let an operator put the key that wrote it back")).to_be_visible()
+    expect(page.get_by_text("Ask your operator to restore the key that encrypted it")).to_be_visible()
     check_fits(page, "lost-credential-doctor", page)
     context.close()

@@ -9,7 +9,7 @@ import pytest
 
 from config.celery import app
 from tenants.cache import PAUSE_SECONDS
-from tests.config.ticking import QUEUES
+from tests.config.queues import QUEUES
 from tests.support.house import ODD_SECONDS, PROCESSES, House, Oddity, during, opened
 
 BACK_SECONDS = 8.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import wait_until
+from tests.support.happenings import wait_until
 from tests.support.web import Web
 
 

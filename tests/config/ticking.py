@@ -7,8 +7,8 @@ from pathlib import Path
 from celery import shared_task
 
 from config.celery import app
+from tests.config.queues import QUEUES
 
-QUEUES = ("connector", "subscriber")
 app.conf.beat_schedule = {
     queue: {"task": "tick", "schedule": 0.5, "kwargs": {"queue": queue}, "options": {"queue": queue}} for queue in QUEUES
 }

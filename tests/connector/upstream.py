@@ -108,6 +108,8 @@ class Upstream:
     def _serve(self, plain: socket.socket) -> None:
         try:
             connection = self.wrap(plain)
+            if connection is not plain:  # it has taken the socket over
+                self.connections.append(connection)
             while request := self.read(connection):
                 self.requests.append(request)
                 self.requests_by.setdefault(connection, []).append(request)

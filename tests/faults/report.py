@@ -11,6 +11,24 @@ from tests.faults.schedule import ROOM_FOR_LONG_ONES
 MOST_FINDINGS = 20  # of one promise that are written out
 
 
+HOW_TO_READ = f"""
+## How to read the faults
+
+Times are seconds since the load began. *Normal again* is how long after the end of the fault it took until new messages
+arrived within {NORMAL_SECONDS:g} s again (19 of 20 of those written in the next 3 s); {HEALED_SECONDS:g} s are allowed,
+{KILL_LIMIT:g} s after kill -9 of one of the two workers and {TERM_LIMIT:g} s after SIGTERM of one, unless another fault for
+all was still felt. It counts the messages of the org and the direction that the fault strikes, or, where it strikes all,
+those of the org that has no faults of its own. Where others struck the same messages meanwhile, the time contains their
+trouble, and the {HEALED_SECONDS:g} s begin with the end of the last of them. *Neighbour* is what 95 of 100 messages of the
+org beside the struck one stayed below meanwhile; empty where a fault for all was on.
+
+Under a backlog: a hundred end users and as many reps write at once, and the process is asked to end 0.2 s later. Frozen
+(SIGSTOP) and killed workers are allowed as many tries in doubt as calls were under way at that moment, of both workers; a
+process that is asked to end has none. Poisonous webhooks are rightly signed and wrongly filled: those that only have absurd
+times or fields at the side must arrive as any other, the rest may become anything that harms nobody.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What was measured beside the messages."""
@@ -35,10 +53,21 @@ def write_report(path: Path, runs: Sequence[Run], *, measured: str, seconds: flo
 
     :param measured: the code that ran, as ``code_measured`` named it when it began
     """
+    parts = [_head(runs, measured=measured, seconds=seconds, rate=rate)]
+    for promises in zip(*(run.verdict.promises for run in runs), strict=True):
+        cells = (f" {'kept' if each.kept else '**broken**'}: {each.counted} |" for each in promises)
+        parts.append(f"| {promises[0].name} |{''.join(cells)}\n")
+    parts.append(HOW_TO_READ)
+    for run in runs:
+        parts += _run(run)
+    path.write_text("".join(parts))
+
+
+def _head(runs: Sequence[Run], *, measured: str, seconds: float, rate: float) -> str:
     seeds = " ".join(str(run.seed) for run in runs)
     clean = all(run.verdict.clean for run in runs)
     outages = f", for {OUTAGE_SECONDS:g} s where it is gone altogether" if seconds >= ROOM_FOR_LONG_ONES else ""
-    head = f"""# What holds when everything breaks
+    return f"""# What holds when everything breaks
 
 Written by `make faults`. Three orgs and 200 end users exchange {rate:g} messages a second for {seconds:g} s through real
 processes (web, two workers, one subscriber), PostgreSQL with fsync, and Valkey. A schedule that the seed gives breaks all
@@ -58,31 +87,6 @@ Measured: {measured}.
 | promise |{"".join(f" seed {run.seed} |" for run in runs)}
 |---|{"---|" * len(runs)}
 """
-    parts = [head]
-    for promises in zip(*(run.verdict.promises for run in runs), strict=True):
-        cells = (f" {'kept' if each.kept else '**broken**'}: {each.counted} |" for each in promises)
-        parts.append(f"| {promises[0].name} |{''.join(cells)}\n")
-    parts.append(
-        f"""
-## How to read the faults
-
-Times are seconds since the load began. *Normal again* is how long after the end of the fault it took until new messages
-arrived within {NORMAL_SECONDS:g} s again (19 of 20 of those written in the next 3 s); {HEALED_SECONDS:g} s are allowed,
-{KILL_LIMIT:g} s after kill -9 of one of the two workers and {TERM_LIMIT:g} s after SIGTERM of one, unless another fault for
-all was still felt. It counts the messages of the org and the direction that the fault strikes, or, where it strikes all,
-those of the org that has no faults of its own. Where others struck the same messages meanwhile, the time contains their
-trouble, and the {HEALED_SECONDS:g} s begin with the end of the last of them. *Neighbour* is what 95 of 100 messages of the
-org beside the struck one stayed below meanwhile; empty where a fault for all was on.
-
-Under a backlog: a hundred end users and as many reps write at once, and the process is asked to end 0.2 s later. Frozen
-(SIGSTOP) and killed workers are allowed as many tries in doubt as calls were under way at that moment, of both workers; a
-process that is asked to end has none. Poisonous webhooks are rightly signed and wrongly filled: those that only have absurd
-times or fields at the side must arrive as any other, the rest may become anything that harms nobody.
-"""
-    )
-    for run in runs:
-        parts += _run(run)
-    path.write_text("".join(parts))
 
 
 def _run(run: Run) -> list[str]:

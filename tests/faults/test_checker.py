@@ -3,11 +3,13 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.faults.checker import Evidence, Fault, Row, Seen, Sent, check
 from tests.faults.logs import unexplained
+from tests.faults.report import Facts, Run, write_report
 
 FAULT = Fault("worker killed", 10.0, 10.0, (0, 1), ("inbound", "outbound"), doubts=1)
 
@@ -223,3 +225,14 @@ def test_a_neighbour_that_waits_is_reported() -> None:
     }
     evidence.seen = clean().seen
     assert findings(evidence) == {}
+
+
+def test_the_report_says_what_was_allowed_and_what_the_door_answered(tmp_path: Path) -> None:
+    evidence = stalled(10.0, 17.5)
+    evidence.faults = [replace(FAULT, limit=4.0)]
+    facts = Facts({"web": 150.0}, {"web": 151.0}, 0.4, {"200": 7, "400": 2})
+    write_report(tmp_path / "report.md", [Run(7, check(evidence), facts)], measured="commit 1", seconds=180, rate=50)
+    report = (tmp_path / "report.md").read_text()
+    assert "## Verdict: BROKEN" in report
+    assert "| 10.0 | 10.0 | worker killed | 6.0 s | 4 s |  |" in report
+    assert "what nobody can read: 7 x 200, 2 x 400." in report

@@ -25,7 +25,7 @@ from tenants.models import ApiCall, ApiToken, Org, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, whatsapp_text
 from tests.set_up.pages import at_once
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -17,7 +17,7 @@ from messaging.models import Circuit, Direction, Lane, Upstream
 from tenants.models import Channel, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import in_another_connection, receive_webhook
+from tests.support.happenings import in_another_connection, receive_webhook
 
 pytestmark = pytest.mark.django_db
 

@@ -20,7 +20,7 @@ from tenants.cache import old_secret_used_at, refusals_today
 from tenants.models import Sender
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, build_world, whatsapp_text
-from tests.support import wait_until
+from tests.support.happenings import wait_until
 from tests.support.proxy import Proxy
 from tests.support.web import BARE, Web, database_url, own_path
 

@@ -13,7 +13,7 @@ from messaging.models import ChatbotMessage, Handover, Inbox
 from tenants.cache import refusals_today
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import wait_until
+from tests.support.happenings import wait_until
 from tests.support.web import BARE, Web, signature
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,7 +36,7 @@ class EveryDoor:
 
     address: str
     names_account = True
-    not_json = 400
+    not_json = 400  # what is answered to a body that is not JSON, from who can prove whose it is
     largest: int
     said_without_proof: str
 
@@ -164,7 +164,7 @@ class TestWebhooks(EveryDoor):
 
 class TestWebhooksOnTheBarePath(TestWebhooks):
     names_account = False
-    not_json = 401  # only the body could say whose it is
+    not_json = 401  # only the body says whose it is
     largest = 256 * 1024
 
 

@@ -28,7 +28,7 @@ from tenants.doctor import OrgSnapshot
 from tenants.models import AtEnd, Org, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

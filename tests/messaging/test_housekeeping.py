@@ -22,7 +22,7 @@ from tenants.models import InfobipAccount, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World, build_world, whatsapp_text
 from tests.messaging.upstreams import Upstream, listening
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

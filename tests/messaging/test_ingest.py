@@ -16,7 +16,7 @@ from messaging.receipts import pending_receipts
 from tenants.models import Channel, InfobipAccount, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db
 

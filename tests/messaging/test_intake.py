@@ -20,7 +20,7 @@ from messaging.models import Conversation, EventSubscription, Inbox, Message, Re
 from tenants.models import InfobipAccount
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
-from tests.support import in_another_connection
+from tests.support.happenings import in_another_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

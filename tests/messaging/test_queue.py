@@ -22,7 +22,7 @@ from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Me
 from messaging.receipts import pending_receipts
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
-from tests.support import in_another_connection, receive_webhook, wait_until
+from tests.support.happenings import in_another_connection, receive_webhook, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

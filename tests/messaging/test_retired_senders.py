@@ -15,7 +15,7 @@ from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
 from tests.messaging.test_ingest import reply
 from tests.messaging.test_sessions import begin, said
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db
 

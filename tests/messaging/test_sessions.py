@@ -26,7 +26,7 @@ from tenants.doctor import OrgSnapshot
 from tenants.models import Org, WelcomeWhen
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record, whatsapp_text
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db
 

@@ -12,7 +12,7 @@ from messaging.models import Attempt, Circuit, Lane, Message, Outcome, Status
 from messaging.worker import Worker
 from tenants.tenancy import every_org
 from tests.conftest import World
-from tests.support import wait_until
+from tests.support.happenings import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -20,7 +20,7 @@ from messaging.wake import INBOX_CHANNEL
 from messaging.worker import LOOK_SECONDS, Worker
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
-from tests.support import wait_until
+from tests.support.happenings import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

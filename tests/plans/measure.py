@@ -18,13 +18,6 @@ MOST_PAGES = 2_000  # of a statement; a thousand rows by an index are as many, a
 MOST_STATEMENTS = 60  # of a page
 LARGE = 64  # pages: a table that grows
 
-_COUNTS = """
-    SELECT relation.oid, COALESCE(of.indrelid, relation.oid)::regclass::text,
-        pg_stat_get_xact_blocks_fetched(relation.oid)
-    FROM pg_class relation LEFT JOIN pg_index of ON of.indexrelid = relation.oid
-    WHERE relation.relkind IN ('r', 'i', 't', 'm') AND relation.relnamespace <> 'pg_catalog'::regnamespace
-      AND pg_stat_get_xact_blocks_fetched(relation.oid) > 0"""
-
 
 @dataclass
 class Statement:
@@ -60,17 +53,14 @@ def watched() -> Iterator[list[Statement]]:
     raw = connection.connection
     statements: list[Statement] = []
     threshold, raw.prepare_threshold = raw.prepare_threshold, 0
-    before = _counts(raw)
+    counter = _Counter(raw)
 
     def watch(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: dict[str, Any]) -> Any:
-        nonlocal before
         given = execute(sql, params, many, context)
         if re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE|\()", sql, re.IGNORECASE):
-            after = _counts(raw)
             if sql not in _known_scans:
                 _known_scans[sql] = _scans(raw, sql)
-            statements.append(Statement(sql, _difference(before, after), _known_scans[sql]))
-            before = after
+            statements.append(Statement(sql, counter.since(), _known_scans[sql]))
         return given
 
     try:
@@ -78,7 +68,7 @@ def watched() -> Iterator[list[Statement]]:
             yield statements
     finally:
         raw.prepare_threshold = threshold
-    if rest := _difference(before, _counts(raw)):  # such as rows that are fetched bit by bit
+    if rest := counter.since():  # such as rows that are fetched bit by bit
         statements.append(Statement("what came after the last statement", rest))
 
 
@@ -96,17 +86,39 @@ def check(call: Callable[[], Any], *, most: int = MOST_PAGES) -> Any:
     return given
 
 
-def _counts(raw: Any) -> dict[int, tuple[str, int]]:
-    with raw.cursor() as cursor:
-        return {oid: (table, n) for oid, table, n in cursor.execute(_COUNTS).fetchall()}
+class _Counter:
+    """Reads how many pages of each table this transaction has touched, with its indexes and its large values."""
 
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        with raw.cursor() as cursor:
+            found = cursor.execute(
+                """SELECT relation.oid, COALESCE(owner.oid, of.indrelid, relation.oid)::regclass::text
+                   FROM pg_class relation LEFT JOIN pg_index of ON of.indexrelid = relation.oid
+                   LEFT JOIN pg_class owner ON owner.reltoastrelid = relation.oid
+                   WHERE relation.relkind IN ('r', 'i', 't') AND relation.oid >= 16384"""  # not the catalogue's
+            ).fetchall()
+        self.tables = [table for _, table in found]
+        self.oids = [oid for oid, _ in found]
+        self.before = self._read()
 
-def _difference(before: dict[int, tuple[str, int]], after: dict[int, tuple[str, int]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for oid, (table, n) in after.items():
-        if more := n - before.get(oid, ("", 0))[1]:
-            found[table] = found.get(table, 0) + more
-    return found
+    def since(self) -> dict[str, int]:
+        """Give the pages by table since it was asked before."""
+        before, self.before = self.before, self._read()
+        touched: dict[str, int] = {}
+        for table, old, new in zip(self.tables, before, self.before, strict=True):
+            if new > old:
+                touched[table] = touched.get(table, 0) + new - old
+        return touched
+
+    def _read(self) -> list[int]:
+        with self.raw.cursor() as cursor:
+            ((counts,),) = cursor.execute(
+                "SELECT array_agg(pg_stat_get_xact_blocks_fetched(oid) ORDER BY n) "
+                "FROM unnest(%s::oid[]) WITH ORDINALITY AS relation (oid, n)",
+                [self.oids],
+            ).fetchall()
+        return counts  # type: ignore[no-any-return]
 
 
 def _scans(raw: Any, sql: str) -> list[str]:

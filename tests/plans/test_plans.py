@@ -36,7 +36,7 @@ from tests.conftest import World, delivery_report, reply_record, whatsapp_text
 from tests.plans import rows
 from tests.plans.measure import check, forget_plans
 from tests.set_up.pages import signed_in
-from tests.support import receive_webhook
+from tests.support.happenings import receive_webhook
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(300)]
 
@@ -186,6 +186,29 @@ def test_a_sender_that_is_taken_off_is_still_named_by_its_messages(org: Org) -> 
     CALLS["taking a sender off"](org)
     assert not Sender.objects.filter(org=org).exists()
     assert Message.objects.select_related("sender").get(pk=1).sender == sender
+
+
+LOST = {
+    "lane_due": "the doctor's look at what waits",
+    "conversation_identifier": "noting a rep",
+    "message_newest": "",  # of the admin's list of one org's messages
+}
+
+
+@pytest.mark.parametrize("index", LOST)
+def test_a_query_that_has_lost_its_index_is_refused(org: Org, operator: Client, index: str) -> None:
+    """The measure itself; the end of the test's transaction brings the index back."""
+
+    def call() -> Any:
+        if not LOST[index]:
+            return operator.get(f"/admin/messaging/message/?org__id__exact={org.pk}")
+        return CALLS[LOST[index]](org)
+
+    check(call)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP INDEX {index}")
+    with pytest.raises(AssertionError, match="pages"):
+        check(call)
 
 
 # pages

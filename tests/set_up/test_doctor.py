@@ -368,7 +368,12 @@ def test_the_page_is_for_administrators(acme: Company) -> None:
     assert notes(acme) == []
 
 
-def test_operators_see_what_was_found_and_let_the_doctor_look_again(acme: Company) -> None:
+def set_checked_row(company: Company) -> int:
+    with every_org():
+        return Checkup.objects.create(org=company.org, at=timezone.now(), findings=[]).pk
+
+
+def test_operators_see_what_was_found_and_let_the_doctor_look_again(acme: Company, rival: Company) -> None:
     acme.edit("MessagingChannel.IsActive", False)
     acme.edit("GroupMember", None)
     acme.findings()
@@ -384,6 +389,8 @@ def test_operators_see_what_was_found_and_let_the_doctor_look_again(acme: Compan
     acme.edit("MessagingChannel.IsActive", True)
     again = {"action": "run_checks_again", "_selected_action": str(checkup.pk)}
     assert operator.post("/admin/tenants/checkup/", again, follow=True).status_code == 200
+    both = {**again, "_selected_action": [str(checkup.pk), str(set_checked_row(rival))]}
+    assert "Choose one org at a time" in operator.post("/admin/tenants/checkup/", both, follow=True).content.decode()
     with every_org():
         checkup.refresh_from_db()
     assert [each["title"] for each in checkup.findings if each["state"] != "ok"] == ["Members of the queue"]

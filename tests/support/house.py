@@ -11,7 +11,7 @@ import redis
 import requests
 
 from devstack.stack import Stack, procfile
-from tests.config.ticking import QUEUES
+from tests.config.queues import QUEUES
 
 PROCESSES = ("worker", "subscriber", "beat")  # those that must live on, whatever their services do; besides web
 ODD_SECONDS = 3.0

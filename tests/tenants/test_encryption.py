@@ -163,8 +163,8 @@ def test_a_second_account_is_examined_though_the_first_ones_key_cannot_be_read(a
     with every_org():
         acme.org.refresh_from_db()
     found = {each.title: each.found for each in doctor.run_checks(acme.org)}
-    assert "cannot be read" in found["API key of Infobip: main"]
-    assert "no connection" in found["API key of Infobip: other"]
+    assert "cannot be read" in found["Infobip API key: main"]
+    assert "no connection" in found["Infobip API key: other"]
 
 
 @pytest.mark.django_db

@@ -152,8 +152,9 @@ def test_while_postgresql_is_read_only_nothing_is_lost_and_afterwards_it_goes_on
     until(lambda: acme.streams() == 1)
     acme.write("before")
     until(lambda: acme.texts == ["before"])
+    name = connection.settings_dict["NAME"]  # others of the same role test beside this
     with elsewhere() as other:
-        other.execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
+        other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         other.commit()
         try:
             for n in range(3):
@@ -162,7 +163,7 @@ def test_while_postgresql_is_read_only_nothing_is_lost_and_afterwards_it_goes_on
             assert acme.texts == ["before"]
         finally:
             other.execute("SET default_transaction_read_only = off")
-            other.execute("ALTER ROLE CURRENT_USER RESET default_transaction_read_only")
+            other.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
             other.commit()
     connection.close()
     began = time.monotonic()
