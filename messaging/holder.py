@@ -31,11 +31,11 @@ GRACE_SECONDS = 3.0  # after a restart of the database each process takes its lo
 class Holder:
     """Keeps the lock until it is stopped.
 
-    :param heard: called with the channel of each notification that is not our own, in the holder's thread
+    :param heard: called with channel and payload of each notification that is not our own, in the holder's thread
     :param goes_on: tells whether the process still does its work; the lock is released where it does not
     """
 
-    def __init__(self, heard: Callable[[str], None], goes_on: Callable[[], bool]) -> None:
+    def __init__(self, heard: Callable[[str, str], None], goes_on: Callable[[], bool]) -> None:
         self.heard, self.goes_on = heard, goes_on
         self.number = 0  # 0: none yet
         self.held = threading.Event()
@@ -91,7 +91,7 @@ class Holder:
         while not self.stopping.is_set():
             for notification in connection.notifies(timeout=PING_SECONDS, stop_after=1):
                 if notification.payload != str(self.number):
-                    self.heard(notification.channel)
+                    self.heard(notification.channel, notification.payload)
             if time.monotonic() - pinged_at >= PING_SECONDS and self.goes_on():
                 row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
                 if row is not None and row[0]:  # it answers as before, but the lanes are kept elsewhere now

@@ -6,6 +6,7 @@ from django.db import Error, InterfaceError, connection, transaction
 log = structlog.get_logger(__name__)
 
 INBOX_CHANNEL = "connector_inbox"  # the door has appended
+FROM_NO_WORKER = "0"  # the payload of who holds no lanes
 LANES_CHANNEL = "connector_lanes"  # lanes, sessions or hand-overs have something due
 
 

@@ -26,7 +26,7 @@ from messaging.limits import FIRST_SHARE, SLOW_SECONDS, ConcurrencyLimits
 from messaging.models import Outcome
 from messaging.receipts import ReceiptBatch, ReceiptOutcome
 from messaging.routes import Route, Routes
-from messaging.wake import INBOX_CHANNEL, wake
+from messaging.wake import FROM_NO_WORKER, INBOX_CHANNEL, wake
 from tenants.database import facts_of, is_rows_fault
 from tenants.tenancy import every_org
 
@@ -114,11 +114,12 @@ class Worker:
         self.ingester.join(PAUSE_SECONDS * 10)
         self.holder.stop()
 
-    def _hear(self, channel: str) -> None:
+    def _hear(self, channel: str, payload: str) -> None:
         if channel == INBOX_CHANNEL:
             self.inbox.set()
-        else:
-            self.wake()
+            return
+        self.wake()
+        if payload == FROM_NO_WORKER:  # what a worker has taken in is messages: nothing for others to look at
             self.wake_also()
 
     def _goes_on(self) -> bool:
@@ -135,7 +136,6 @@ class Worker:
                     while not self.stopping.is_set() and (turn := intake.take_inbox()).taken:
                         if turn.work:
                             self.wake()
-                            self.wake_also()
                             wake(sender=self.holder.number)
                         time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
