@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -151,7 +152,8 @@ class Housekeeping:
                 return turn()
         except Exception as exc:  # this thread must outlive whatever it stumbles over
             self._log(exc)
-            connection.close()
+            with suppress(Exception):  # in whatever state it is
+                connection.close()
             return False
 
     def _sessions(self) -> bool:

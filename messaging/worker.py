@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 from django.db import connection, transaction
@@ -31,6 +32,7 @@ from tenants.database import facts_of, is_rows_fault
 from tenants.tenancy import every_org
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 LOOK_SECONDS = 1.0  # how often a worker looks for due lanes without being woken
 JUDGE_SECONDS = 0.5  # how often it looks for lanes of processes that are gone
@@ -140,7 +142,7 @@ class Worker:
                         time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
                 log.warning("nothing taken in", **facts_of(exc))
-                connection.close()
+                _close_connection()
                 self.stopping.wait(PAUSE_SECONDS)
                 self.inbox.set()
         connection.close()
@@ -179,8 +181,8 @@ class Worker:
             await asyncio.wait_for(self.woken.wait(), PAUSE_SECONDS if self.stopping.is_set() else LOOK_SECONDS)
         self.woken.clear()
 
-    async def _in_dispatcher(self, write: Callable[[], object]) -> None:
-        await self.loop.run_in_executor(self.dispatcher, write)
+    async def _in_dispatcher(self, write: Callable[[], T]) -> T:
+        return await self.loop.run_in_executor(self.dispatcher, write)
 
     async def _dispatch(self) -> list[Work]:
         """Do a turn of the dispatcher; what could not be written stays in memory until it can be."""
@@ -188,17 +190,16 @@ class Worker:
         under_way = [flight.work.claim for flight in self.flights]
         free = self._free()
         try:
-            work = await self.loop.run_in_executor(self.dispatcher, lambda: self._turn(ended, under_way, free))
+            work = await self._in_dispatcher(lambda: self._turn(ended, under_way, free))
         except Exception as exc:
             if not is_rows_fault(exc):
-                log.warning("database trouble", **facts_of(exc))
-                await self._in_dispatcher(_close_connection)
-                await asyncio.sleep(PAUSE_SECONDS)
-                self.woken.set()
-                return []
+                return await self._wait_for_the_database(exc)
             log.error("a turn failed; its results are recorded one by one", **facts_of(exc))
             work = []
-            ended = await self.loop.run_in_executor(self.dispatcher, lambda: self._record_one_by_one(ended))
+            try:
+                await self._in_dispatcher(lambda: self._record_one_by_one(ended))
+            except Exception as again:  # a connection that breaks off can look like a fault of the row
+                return await self._wait_for_the_database(again)
             self.woken.set()
         del self.unwritten[: len(ended)]  # only now is it committed
         for each in ended:
@@ -206,6 +207,13 @@ class Worker:
         if free and len(work) >= free:
             self.woken.set()  # there may be more
         return work
+
+    async def _wait_for_the_database(self, exc: Exception) -> list[Work]:
+        log.warning("database trouble", **facts_of(exc))
+        await self._in_dispatcher(_close_connection)
+        await asyncio.sleep(PAUSE_SECONDS)
+        self.woken.set()
+        return []
 
     def _free(self) -> int:
         """Say how many more calls may begin: those that take long wait aside, as waiting costs nothing."""
@@ -298,7 +306,7 @@ class Worker:
                 work.append(Work(claim, routes[batch.channel_id, None], batch=batch))
         return work
 
-    def _record_one_by_one(self, ended: Sequence[Ended]) -> list[Ended]:
+    def _record_one_by_one(self, ended: Sequence[Ended]) -> None:
         """Record each result in a transaction of its own; the lane of one that raises all the same is set aside."""
         for each in ended:
             try:
@@ -314,7 +322,6 @@ class Worker:
         if not ended:
             with every_org(), transaction.atomic():
                 claims.set_unreadable_aside(self.calls)
-        return list(ended)
 
 
 async def _call(caller: Caller, work: Work) -> Ended:
@@ -338,8 +345,9 @@ def _interrupted(work: Work, why: str) -> Ended:
 
 
 def _close_connection() -> None:
-    """Close the connection of the calling thread; the name leads each thread to its own."""
-    connection.close()
+    """Close the connection of the calling thread, in whatever state it is: no thread may end of that."""
+    with suppress(Exception):
+        connection.close()
 
 
 def _log_result(result: Result) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from django.conf import LazySettings
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from messaging import results
 from messaging.conversations import TemplateMessage, start_outbound
@@ -157,6 +157,24 @@ def test_a_result_that_could_not_be_written_is_kept_until_it_can_be(
         failing.clear()
         wait_until(lambda: Message.objects.get().status == Status.SENT)
     assert len(infobip) == 1 and not Attempt.objects.exists()
+
+
+def test_a_connection_that_breaks_off_like_a_fault_of_the_row_ends_no_loop(
+    acme: World, infobip: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that goes away in the middle of a turn can raise whatever it likes, and again in what follows."""
+    record, failures = results.record, [AttributeError("no connection"), OperationalError("gone"), OperationalError("gone")]
+
+    def record_or_fail(ended: Any, *, holder: int) -> Any:
+        if ended and failures:
+            raise failures.pop(0)
+        return record(ended, holder=holder)
+
+    monkeypatch.setattr(results, "record", record_or_fail)
+    queue(acme)
+    with working():
+        wait_until(lambda: Message.objects.get().status == Status.SENT)
+    assert len(infobip) == 1 and failures == []
 
 
 def test_a_process_that_stops_ends_its_calls_and_lets_go_of_all_lanes_at_once(acme: World, settings: LazySettings) -> None:
