@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import structlog
 from django.db import connection, transaction
+from psycopg_pool import PoolTimeout
 
 from connector.aio import Caller
 from messaging import claims, intake, receipts, results
@@ -142,7 +143,7 @@ class Worker:
                         time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
                 log.warning("nothing taken in", **facts_of(exc))
-                _close_connection()
+                self._drop_connection(exc)
                 self.stopping.wait(PAUSE_SECONDS)
                 self.inbox.set()
         connection.close()
@@ -210,10 +211,17 @@ class Worker:
 
     async def _wait_for_the_database(self, exc: Exception) -> list[Work]:
         log.warning("database trouble", **facts_of(exc))
-        await self._in_dispatcher(_close_connection)
+        await self._in_dispatcher(lambda: self._drop_connection(exc))
         await asyncio.sleep(PAUSE_SECONDS)
         self.woken.set()
         return []
+
+    def _drop_connection(self, exc: Exception) -> None:
+        """Close the connection of the calling thread, and the pool where it gives none though the database is there."""
+        _close_connection()
+        if isinstance(exc.__cause__, PoolTimeout) and self.holder.held.is_set():
+            with suppress(Exception):
+                connection.close_pool()  # the next one to connect makes another
 
     def _free(self) -> int:
         """Say how many more calls may begin: those that take long wait aside, as waiting costs nothing."""
