@@ -221,7 +221,7 @@ class Worker:
         _close_connection()
         if isinstance(exc.__cause__, PoolTimeout) and self.holder.held.is_set():
             with suppress(Exception):
-                connection.close_pool()  # the next one to connect makes another
+                connection.close_pool()  # type: ignore[attr-defined]  # PostgreSQL has it; the next to connect makes another
 
     def _free(self) -> int:
         """Say how many more calls may begin: those that take long wait aside, as waiting costs nothing."""
