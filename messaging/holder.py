@@ -19,6 +19,7 @@ from django.db import connections
 
 from messaging.claims import HOLDER_LOCKS
 from messaging.wake import INBOX_CHANNEL, LANES_CHANNEL
+from tenants.database import facts_of
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +62,8 @@ class Holder:
             try:
                 with _connect() as connection:
                     self._hold(connection)
-            except psycopg.Error as exc:
-                log.warning("database trouble", error=type(exc).__name__)
+            except Exception as exc:  # a wait on a connection that breaks off raises more than psycopg's own errors
+                log.warning("database trouble", **facts_of(exc))
             finally:
                 self.held.clear()
             self.stopping.wait(PAUSE_SECONDS)
