@@ -114,7 +114,7 @@ open_endpoint AS MATERIALIZED (
         WHERE circuit.org_id = endpoint.org_id AND circuit.upstream = endpoint.upstream
           AND circuit.endpoint_id = endpoint.endpoint_id AND circuit.opened_at IS NOT NULL))),
 candidate AS MATERIALIZED (
-    SELECT lane.id, lane.due_at, endpoint.org_id, endpoint.direction, endpoint.endpoint_id, endpoint.held
+    SELECT lane.id, lane.due_at, endpoint.org_id, endpoint.direction, endpoint.endpoint_id, endpoint.held, endpoint.more
     FROM open_endpoint endpoint CROSS JOIN LATERAL (
         SELECT id, due_at FROM messaging_lane
         WHERE org_id = endpoint.org_id AND direction = endpoint.direction AND endpoint_id = endpoint.endpoint_id
@@ -122,12 +122,19 @@ candidate AS MATERIALIZED (
           AND due_at <= endpoint.until AND (retry_at IS NULL OR retry_at <= endpoint.until)
         ORDER BY due_at LIMIT endpoint.more
         FOR NO KEY UPDATE SKIP LOCKED) AS lane)
-SELECT id FROM candidate
+SELECT id, count(*) OVER (PARTITION BY org_id, direction, endpoint_id) >= more FROM candidate
 ORDER BY row_number() OVER (PARTITION BY org_id, direction, endpoint_id ORDER BY due_at) + held, due_at
 LIMIT %s"""
 
 
-def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8) -> list[int]:
+class Due(NamedTuple):
+    """A due lane that is locked now."""
+
+    id: int
+    bounded: bool  # its endpoint has its whole share: more of it may be due
+
+
+def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8) -> list[Due]:
     """Lock due lanes that nobody holds.
 
     Nobody waits for a neighbour: of each endpoint at most its share is taken, those that have waited longest first, and
@@ -148,7 +155,7 @@ def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8) -> list
             most,
         ],
     )
-    return [lane_id for (lane_id,) in rows]
+    return [Due(*row) for row in rows]
 
 
 def lock_held(tries: Mapping[int, int | None], *, holder: int, neighbours_of: Iterable[int] = ()) -> set[int]:
@@ -324,7 +331,7 @@ def set_unreadable_aside(most: int) -> int:
     :return: how many there were
     """
     aside = 0
-    for lane_id in lock_due(most):
+    for lane_id, _ in lock_due(most):
         try:
             with transaction.atomic():
                 take([Given(lane_id)], holder=0)

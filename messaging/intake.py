@@ -32,6 +32,7 @@ ROWS_OF_ORG = 200
 ROWS_AT_ONCE = 2_000
 BYTES_OF_ORG = 2 << 20  # a larger body comes alone
 BYTES_AT_ONCE = 8 << 20
+FEW_ROWS, FEW_BYTES = 8, 64 << 10  # a turn that took no more left nothing, unless a giant: that is looked for in a second
 
 
 class Turn(NamedTuple):
@@ -39,7 +40,7 @@ class Turn(NamedTuple):
 
     taken: int = 0  # rows
     work: bool = False  # lanes have something to do
-    more: bool = False  # there may be more to take
+    more: bool = False  # there may well be more to take
 
 
 def take_inbox() -> Turn:
@@ -66,7 +67,7 @@ def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
         arrivals = [arrival for row in rows for arrival in _arrivals_of_webhook(*row[1:])]
         work = ingested(arrivals)
         query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [[row[0] for row in rows]])
-    return Turn(len(rows), work, more=True)
+    return Turn(len(rows), work, more=len(rows) > FEW_ROWS or sum(len(row[3]) for row in rows) > FEW_BYTES)
 
 
 def _read_inbox() -> list[tuple[int, int, int, bytes, datetime]]:

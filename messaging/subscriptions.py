@@ -53,17 +53,19 @@ class Trouble:
 def add_missing() -> int:
     """Give each org's topics a row where they have none, and count the new ones.
 
-    It reads all channels, so it is done every few seconds, not whenever somebody looks for streams.
+    A topic is read from the time on at which its channel was chosen: a rep can answer before anybody has looked here. It
+    reads all channels, so it is done every few seconds, not whenever somebody looks for streams.
     """
     rows = query(
         """INSERT INTO messaging_eventsubscription (org_id, topic, replay_id, since, failures, problem)
-           SELECT DISTINCT org_id, topic, ''::bytea, clock_timestamp(), 0, '' FROM (
-               SELECT org_id, '/event/' || custom_event_name AS topic FROM tenants_channel
+           SELECT org_id, topic, ''::bytea, min(since), 0, '' FROM (
+               SELECT org_id, '/event/' || custom_event_name AS topic, created_at AS since FROM tenants_channel
                UNION ALL
-               SELECT org_id, %s FROM tenants_salesforceconnection WHERE session_changes) AS wanted
+               SELECT org_id, %s, clock_timestamp() FROM tenants_salesforceconnection WHERE session_changes) AS wanted
            WHERE NOT EXISTS (
                SELECT 1 FROM messaging_eventsubscription known
                WHERE known.org_id = wanted.org_id AND known.topic = wanted.topic)
+           GROUP BY org_id, topic
            ON CONFLICT DO NOTHING RETURNING id""",
         [SESSION_CHANGES],
     )

@@ -15,19 +15,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
-from django.db import connection, transaction
+from django.db import connection
 from psycopg_pool import PoolTimeout
 
 from connector.aio import Caller
-from messaging import claims, intake, receipts, results
-from messaging.claims import Claim, Given, Pause, Waiting
+from messaging import intake, receipts
 from messaging.delivery import Result, deliver, not_tried
-from messaging.expiry import expire_waiting
+from messaging.dispatcher import LOOK_SECONDS, Dispatcher, Ended, Room, Turn, Work
 from messaging.holder import Holder
-from messaging.limits import FIRST_SHARE, SLOW_SECONDS, ConcurrencyLimits
+from messaging.limits import SLOW_SECONDS, ConcurrencyLimits
 from messaging.models import Outcome
-from messaging.receipts import ReceiptBatch, ReceiptOutcome
-from messaging.routes import Route, Routes
+from messaging.receipts import ReceiptOutcome
 from messaging.wake import FROM_NO_WORKER, INBOX_CHANNEL, wake
 from tenants.database import facts_of, is_rows_fault
 from tenants.tenancy import every_org
@@ -35,9 +33,6 @@ from tenants.tenancy import every_org
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-LOOK_SECONDS = 1.0  # how often a worker looks for due lanes without being woken
-JUDGE_SECONDS = 0.5  # how often it looks for lanes of processes that are gone
-EXPIRE_SECONDS = 60.0  # how often it looks for messages that have waited too long behind an open circuit
 GATHER_SECONDS = 0.002  # between two turns: what comes meanwhile shares the next one
 PAUSE_SECONDS = 0.3  # after trouble of the database
 STUCK_SECONDS = 10.0  # a turn that takes longer is no life any more
@@ -45,16 +40,6 @@ CALL_SECONDS = 14.0  # a login, the call and its repetition together
 PARKED_SECONDS = 0.5  # a call that takes longer makes room for another: waiting costs nothing
 MOST_PARKED = 8  # times as many calls as may be under way may wait
 DRAIN_SECONDS = 8.0  # a dyno has 30 s from SIGTERM to SIGKILL
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One call to make: a message, or the receipts of a conversation."""
-
-    claim: Claim
-    route: Route
-    message: Waiting | None = None
-    batch: ReceiptBatch | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -66,9 +51,6 @@ class Flight:
     began_at: float = field(default_factory=time.monotonic)
 
 
-Ended = Result | ReceiptOutcome
-
-
 class Worker:
     """Runs until it is stopped; start it once in a process.
 
@@ -78,18 +60,18 @@ class Worker:
     def __init__(self, calls: int) -> None:
         self.calls = calls
         self.limits = ConcurrencyLimits(calls)
-        self.routes = Routes()
         self.flights: set[Flight] = set()
         self.unwritten: list[Ended] = []
         self.holder = Holder(self._hear, self._goes_on)
         self.wake_also: Callable[[], None] = lambda: None
         self.stopping = threading.Event()
         self.inbox = threading.Event()
+        self.dispatcher = Dispatcher(self.holder, calls, self.stopping)
         self.turned_at = time.monotonic()
-        self.judged_at = self.expired_at = 0.0
+        self.due = True  # there may be lanes to take
         self.loop = asyncio.new_event_loop()
         self.woken = asyncio.Event()
-        self.dispatcher = ThreadPoolExecutor(1, thread_name_prefix="dispatcher")
+        self.dispatching = ThreadPoolExecutor(1, thread_name_prefix="dispatcher")
         self.thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self.ingester = threading.Thread(target=self._ingest, name="ingest", daemon=True)
 
@@ -106,7 +88,11 @@ class Worker:
     def wake(self) -> None:
         """Say that lanes may have work; from any thread."""
         with suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self.woken.set)
+            self.loop.call_soon_threadsafe(self._look_soon)
+
+    def _look_soon(self) -> None:
+        self.due = True
+        self.woken.set()
 
     def stop(self) -> None:
         """Claim no more, wait for the calls under way, record them, and release all lanes."""
@@ -136,17 +122,27 @@ class Worker:
             self.inbox.clear()
             try:
                 with every_org():
-                    while not self.stopping.is_set() and (turn := intake.take_inbox()).taken:
+                    while not self.stopping.is_set():
+                        turn = intake.take_inbox()
                         if turn.work:
-                            self.wake()
-                            wake(sender=self.holder.number)
+                            self._share(turn)
+                        if not turn.more:
+                            break
                         time.sleep(GATHER_SECONDS)
+                time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
                 log.warning("nothing taken in", **facts_of(exc))
                 self._drop_connection(exc)
                 self.stopping.wait(PAUSE_SECONDS)
                 self.inbox.set()
         connection.close()
+
+    def _share(self, turn: intake.Turn) -> None:
+        """Wake the dispatcher, and other workers where it has enough to do: for a few messages they are left alone."""
+        enough = self.due or turn.more
+        self.wake()
+        if enough:
+            wake(sender=self.holder.number)
 
     # the loop
 
@@ -155,7 +151,7 @@ class Worker:
         try:
             self.loop.run_until_complete(self._main())
         finally:
-            self.dispatcher.shutdown(wait=True)
+            self.dispatching.shutdown(wait=True)
             self.loop.close()
 
     async def _main(self) -> None:
@@ -183,37 +179,43 @@ class Worker:
         self.woken.clear()
 
     async def _in_dispatcher(self, write: Callable[[], T]) -> T:
-        return await self.loop.run_in_executor(self.dispatcher, write)
+        return await self.loop.run_in_executor(self.dispatching, write)
 
-    async def _dispatch(self) -> list[Work]:
+    async def _dispatch(self) -> Sequence[Work]:
         """Do a turn of the dispatcher; what could not be written stays in memory until it can be."""
         ended = list(self.unwritten)
-        under_way = [flight.work.claim for flight in self.flights]
-        free = self._free()
+        under_way = [flight.work.claim.endpoint for flight in self.flights]
+        free = 0 if self.stopping.is_set() else self._free()
+        look = self.due or self.dispatcher.must_look(ended)
+        self.due = look and not free  # what is said from now on is for the next turn
+        room = Room(free, self.limits.shares(under_way)) if look and free else None
         try:
-            work = await self._in_dispatcher(lambda: self._turn(ended, under_way, free))
+            turn = await self._in_dispatcher(lambda: self.dispatcher.turn(ended, room))
         except Exception as exc:
             if not is_rows_fault(exc):
                 return await self._wait_for_the_database(exc)
             log.error("a turn failed; its results are recorded one by one", **facts_of(exc))
-            work = []
+            turn = Turn(more=True)
             try:
-                await self._in_dispatcher(lambda: self._record_one_by_one(ended))
+                await self._in_dispatcher(lambda: self.dispatcher.record_one_by_one(ended))
             except Exception as again:  # a connection that breaks off can look like a fault of the row
                 return await self._wait_for_the_database(again)
             self.woken.set()
+        else:
+            self.turned_at = time.monotonic()
         del self.unwritten[: len(ended)]  # only now is it committed
         for each in ended:
             self._learn(each)
-        if free and len(work) >= free:
+        self.due = self.due or turn.more
+        if free and len(turn.work) >= free:
             self.woken.set()  # there may be more
-        return work
+        return turn.work
 
     async def _wait_for_the_database(self, exc: Exception) -> list[Work]:
         log.warning("database trouble", **facts_of(exc))
         await self._in_dispatcher(lambda: self._drop_connection(exc))
         await asyncio.sleep(PAUSE_SECONDS)
-        self.woken.set()
+        self._look_soon()
         return []
 
     def _drop_connection(self, exc: Exception) -> None:
@@ -255,81 +257,6 @@ class Worker:
             self.limits.note(ended.claim.endpoint, well=succeeded and ended.seconds < SLOW_SECONDS)
         if isinstance(ended, Result):
             _log_result(ended)
-
-    # the dispatcher
-
-    def _turn(self, ended: Sequence[Ended], under_way: Sequence[Claim], free: int) -> list[Work]:
-        """Record what ended, take new lanes for the calls that are free, and commit what is tried next."""
-        with every_org():
-            self._judge()
-            self._expire()
-            with transaction.atomic():
-                lanes = results.record(ended, holder=self.holder.number)
-                if self.stopping.is_set():
-                    claims.release([Pause(each.lane_id, 0.0, carried=each.carried) for each in lanes])
-                    lanes = []
-                elif free and self.holder.held.is_set():
-                    shares = self.limits.shares(each.endpoint for each in under_way)
-                    lanes += [Given(each) for each in claims.lock_due(free, shares=shares, share=FIRST_SHARE)]
-                work = self._prepare(claims.take(lanes, holder=self.holder.number))
-        self.turned_at = time.monotonic()
-        return work
-
-    def _judge(self) -> None:
-        """Free the lanes of processes that are gone, now and then."""
-        if time.monotonic() - self.judged_at < JUDGE_SECONDS or not self.holder.may_judge():
-            return
-        self.judged_at = time.monotonic()
-        with transaction.atomic():
-            freed = claims.mark_abandoned_attempts_in_doubt(me=self.holder.number)
-        if freed:
-            log.warning("lanes of a process that is gone are free", lanes=freed)
-
-    def _expire(self) -> None:
-        """Give up what has waited too long, now and then."""
-        if time.monotonic() - self.expired_at >= EXPIRE_SECONDS:
-            self.expired_at = time.monotonic()
-            expire_waiting()
-
-    def _prepare(self, taken: Sequence[tuple[Claim, Waiting | None]]) -> list[Work]:
-        """Find the route of each message, and what is to be reported where receipts are due."""
-        reporting = [claim for claim, message in taken if message is None]
-        batches = receipts.pending_receipts([claim.conversation_id for claim in reporting])
-        claims.release(
-            [
-                Pause(each.lane_id, None, failures=each.failures, version=each.version)
-                for each in reporting
-                if each.conversation_id not in batches
-            ]
-        )
-        routes = self.routes.find(
-            [(message.channel_id, message.sender_id) for _, message in taken if message is not None]
-            + [(batch.channel_id, None) for batch in batches.values()]
-        )
-        work = []
-        for claim, message in taken:
-            if message is not None:
-                work.append(Work(claim, routes[message.channel_id, message.sender_id], message))
-            elif (batch := batches.get(claim.conversation_id)) is not None:
-                work.append(Work(claim, routes[batch.channel_id, None], batch=batch))
-        return work
-
-    def _record_one_by_one(self, ended: Sequence[Ended]) -> None:
-        """Record each result in a transaction of its own; the lane of one that raises all the same is set aside."""
-        for each in ended:
-            try:
-                with every_org(), transaction.atomic():
-                    lanes = results.record([each], holder=self.holder.number)
-                    claims.release([Pause(lane.lane_id, 0.0, carried=lane.carried) for lane in lanes])
-            except Exception as exc:
-                if not is_rows_fault(exc):
-                    raise
-                log.error("a result cannot be recorded", org=each.claim.org_id, lane=each.claim.lane_id, **facts_of(exc))
-                with every_org(), transaction.atomic():
-                    claims.set_aside(each.claim.lane_id, holder=self.holder.number)
-        if not ended:
-            with every_org(), transaction.atomic():
-                claims.set_unreadable_aside(self.calls)
 
 
 async def _call(caller: Caller, work: Work) -> Ended:

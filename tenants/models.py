@@ -7,6 +7,7 @@ from uuid import uuid4
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.functional import cached_property
 
@@ -234,6 +235,7 @@ class Channel(models.Model):
     )
     at_end = models.CharField(max_length=10, choices=AtEnd.choices, default=AtEnd.CLOSE)
     show_failures = models.BooleanField(default=True, help_text="tell the rep in the conversation what did not arrive")
+    created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["org", "channel_address_identifier"], name="channel_address_in_org")]

@@ -31,10 +31,16 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None) -> None:
-    """Then have the limits that `web` has."""
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Then have the limits that `web` has. At the end, sessions that threads left open do not keep it from being dropped."""
     connection.settings_dict["OPTIONS"]["options"] = connection.settings_dict["OPTIONS"]["options"].removesuffix(UNLIMITED)
     connection.close()
+    yield
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 from django.db import connection
@@ -110,16 +110,13 @@ def test_a_database_without_tables_or_with_older_ones_keeps_traffic_away() -> No
 
 @pytest.mark.django_db(transaction=True)
 def test_a_lock_on_the_table_of_migrations_is_not_waited_for() -> None:
-    other = connection.copy()
-    other.set_autocommit(False)
-    with other.cursor() as cursor:
+    with closing(connection.copy()) as other, other.cursor() as cursor:
+        other.set_autocommit(False)
         cursor.execute("LOCK TABLE django_migrations IN ACCESS EXCLUSIVE MODE")
         for _ in range(2):
             assert ask(503)["database"] == "does not answer"
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'django_migrations'::regclass")
         assert cursor.fetchall() == [(0,)]  # nobody was left waiting in the server
-    other.rollback()
-    other.close()
     assert ask(200)["database"] == "up"
 
 

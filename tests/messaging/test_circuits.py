@@ -42,7 +42,7 @@ def salesforce(world: World) -> Endpoint:
 
 def claim(most: int, *, holder: int = 101, **shares: Any) -> list[Claim]:
     """Take due lanes, as a worker does."""
-    taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(most, **shares)], holder=holder)
+    taken = claims.take([Given(due.id) for due in claims.lock_due(most, **shares)], holder=holder)
     return [claim for claim, _ in taken]
 
 

@@ -185,7 +185,7 @@ def test_the_transcript_comes_first_in_order_and_what_is_written_meanwhile_after
 
 def lanes_ready() -> list[str]:
     with transaction.atomic():
-        taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(10)], holder=1)
+        taken = claims.take([Given(due.id) for due in claims.lock_due(10)], holder=1)
         transaction.set_rollback(True)
     return [message.text for _, message in taken if message is not None]
 

@@ -22,7 +22,7 @@ from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Me
 from messaging.receipts import pending_receipts
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
-from tests.support.happenings import in_another_connection, receive_webhook, wait_until
+from tests.support.happenings import SOMEBODY_WAITS, in_another_connection, receive_webhook, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,7 +46,7 @@ def write(world: World, *texts: str, user: str = "385991234567") -> None:
 def take(most: int = 10, holder: int = ME) -> list[Taken]:
     """Claim lanes and take the next message of each, as a worker does."""
     with transaction.atomic():
-        taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(most)], holder=holder)
+        taken = claims.take([Given(due.id) for due in claims.lock_due(most)], holder=holder)
     return [(claim, message) for claim, message in taken if message is not None]
 
 
@@ -444,7 +444,7 @@ def wait_until_somebody_waits_for_a_lock() -> None:
     until = time.monotonic() + 10
     while time.monotonic() < until:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+            cursor.execute(SOMEBODY_WAITS)
             if cursor.fetchone():
                 return
         time.sleep(0.01)

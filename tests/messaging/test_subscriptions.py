@@ -1,7 +1,7 @@
 """The rows of streams: leases, positions and troubles, each only under the lease that they are held by."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +21,7 @@ from messaging.subscriptions import LEASES, StreamLease, Trouble, add_missing, c
 from tenants.models import Channel, SalesforceConnection
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record
+from tests.support.happenings import SOMEBODY_WAITS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -75,6 +76,15 @@ def test_each_topic_of_an_org_has_one_row_from_now_on(acme: World, rival: World)
     assert all(
         timezone.now() - since < timedelta(minutes=1) for since in EventSubscription.objects.values_list("since", flat=True)
     )
+
+
+def test_a_topic_is_read_from_the_time_on_at_which_its_channel_was_chosen(acme: World) -> None:
+    """A rep may have answered before anybody looked for new topics."""
+    chosen = timezone.now() - timedelta(seconds=40)
+    Channel.objects.filter(pk=acme.channel.pk).update(created_at=chosen)
+    Channel.objects.create(org=acme.org, name="2", channel_address_identifier="2", custom_event_name="Infobip_Event__e")
+    add_missing()
+    assert EventSubscription.objects.get().since == chosen
 
 
 def test_processes_that_find_new_topics_at_once_make_one_row_of_each(acme: World) -> None:
@@ -274,7 +284,6 @@ def test_a_lease_cannot_change_hands_while_a_page_is_saved_under_it(
 def until_waits(session: psycopg.Connection) -> None:
     """Wait until somebody waits for a lock."""
     end = time.monotonic() + 5
-    waits: Callable[[], Any] = lambda: session.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone()  # noqa: E731
-    while not waits():
+    while not session.execute(SOMEBODY_WAITS).fetchone():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -15,9 +15,10 @@ from django.db import OperationalError, connection, transaction
 
 from messaging import results
 from messaging.conversations import TemplateMessage, start_outbound
+from messaging.dispatcher import LOOK_SECONDS
 from messaging.models import Attempt, Inbox, Lane, Message, Outcome, Status
 from messaging.wake import INBOX_CHANNEL
-from messaging.worker import LOOK_SECONDS, Worker
+from messaging.worker import Worker
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 from tests.support.happenings import wait_until

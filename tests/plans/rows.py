@@ -38,6 +38,7 @@ from tenants.models import (
     Sender,
     WebSession,
 )
+from tenants.tenancy import every_org
 
 ORGS = 300
 CONVERSATIONS = 300_000
@@ -205,8 +206,8 @@ def fill_all() -> None:
 
     All or nothing. Foreign keys are not checked for these rows, only for what comes later.
     """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('connector.org', '*', true), set_config('synchronous_commit', 'off', true)")
+    with every_org(), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit = off")
         cursor.execute("SET LOCAL maintenance_work_mem = '256MB'")
         cursor.execute("SET LOCAL statement_timeout = 0")
         names = [model._meta.db_table for model in tables()]

@@ -111,14 +111,14 @@ def event(org: Org) -> Message:
 
 def carry(outcome: Outcome) -> list[Given]:
     """Claim what is due, and record how it went."""
-    taken = claims.take([Given(lane_id) for lane_id in claims.lock_due(64)], holder=1)
+    taken = claims.take([Given(due.id) for due in claims.lock_due(64)], holder=1)
     ended = [Result(claim, message, outcome, claim.endpoint_id) for claim, message in taken if message is not None]
     assert len(ended) >= rows.DUE // 2
     return results.record(ended, holder=1)
 
 
 def free_the_dead() -> None:
-    claims.take([Given(lane_id) for lane_id in claims.lock_due(8)], holder=999)
+    claims.take([Given(due.id) for due in claims.lock_due(8)], holder=999)
     assert claims.mark_abandoned_attempts_in_doubt(me=1) > 0
 
 

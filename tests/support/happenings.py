@@ -12,6 +12,10 @@ from messaging.models import Inbox
 from tenants.models import InfobipAccount
 from tenants.tenancy import every_org
 
+# whether a session of this database waits for a lock; other test processes have theirs on the same server
+SOMEBODY_WAITS = """SELECT 1 FROM pg_locks WHERE NOT granted AND pid IN (
+    SELECT pid FROM pg_locks held JOIN pg_database ON pg_database.oid = held.database WHERE datname = current_database())"""
+
 
 def receive_webhook(account: InfobipAccount, results: Sequence[object]) -> bool:
     """Append a webhook to the inbox, as the door does, and ingest it; True if there is something to do then."""
