@@ -32,7 +32,7 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Then have the limits that `web` has. At the end, sessions that threads left open do not keep it from being dropped."""
+    """Then have the limits that `web` has. At the end, sessions that threads left open do not keep it."""
     connection.settings_dict["OPTIONS"]["options"] = connection.settings_dict["OPTIONS"]["options"].removesuffix(UNLIMITED)
     connection.close()
     yield
