@@ -11,8 +11,8 @@ CHROMIUMS := chromium chromium-browser google-chrome
 demo: $(VENV)/installed  ## the whole system on this machine; EMPTY=1: set up nothing; CHECK=1: a script talks through it
 	@$(BIN)/python -m devstack demo $(if $(CHECK),--check) $(if $(EMPTY),--empty)
 
-test: $(VENV)/installed $(VENV)/browser  ## every test, three files at a time, those through all processes early; ARGS="…" go to pytest
-	@$(RUN) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/installed $(VENV)/browser  ## every test, five files at a time, those through all processes early; ARGS="…" go to pytest
+	@$(RUN) python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/installed  ## style, types, layers, migrations, system checks
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ What waits keeps its place meanwhile. The first success closes the circuit and m
 times are the database's.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -19,6 +20,8 @@ OPENS_AFTER = 5  # failures in a row
 FROM_LANES = 3  # of so many lanes: one message that fails for ever is no outage
 PROBE_SECONDS = 10.0
 SUCCESS_NOTED_SECONDS = 5.0
+FRESH_SECONDS = 1.0
+MOST_FRESH = 10_000
 
 UPSTREAM_OF = {
     Direction.INBOUND: Upstream.SALESFORCE,
@@ -40,6 +43,11 @@ def endpoint_of(direction: Direction, *, channel_id: int, account_id: int | None
     return account_id or 0 if direction is Direction.OUTBOUND else channel_id
 
 
+# Until when a success says nothing new: its circuit was found closed, without failures, and written just now. Where another
+# process counts failures meanwhile, they count a moment longer. It is asked in one thread of a process.
+_fresh: dict[Endpoint, float] = {}
+
+
 class Call(NamedTuple):
     """A call that was made, and whether the endpoint did its part (a refusal for good is one too)."""
 
@@ -57,6 +65,8 @@ def note(calls: Iterable[Call]) -> None:
             passed.add(call.endpoint)
         else:
             failed[call.endpoint].append(call.lane_id)
+    for endpoint in failed:
+        _fresh.pop(endpoint, None)
     for endpoint in passed & failed.keys():
         del failed[endpoint]
     if passed or failed:
@@ -65,7 +75,8 @@ def note(calls: Iterable[Call]) -> None:
 
 def _stale(passed: Iterable[Endpoint]) -> list[Endpoint]:
     """Choose the successes that must be written: there is something to reset, or the last was noted long ago."""
-    listed = sorted(passed)
+    now = time.monotonic()
+    listed = sorted(each for each in passed if _fresh.get(each, 0.0) < now)
     if not listed:
         return []
     rows = query(
@@ -79,7 +90,11 @@ def _stale(passed: Iterable[Endpoint]) -> list[Endpoint]:
               OR circuit.last_success_at < clock_timestamp() - make_interval(secs => %s)""",
         [*columns(listed), SUCCESS_NOTED_SECONDS],
     )
-    return [Endpoint(org_id, Upstream(upstream), endpoint_id) for org_id, upstream, endpoint_id in rows]
+    stale = [Endpoint(org_id, Upstream(upstream), endpoint_id) for org_id, upstream, endpoint_id in rows]
+    if len(_fresh) > MOST_FRESH:
+        _fresh.clear()
+    _fresh.update({each: now + FRESH_SECONDS for each in listed if each not in stale})
+    return stale
 
 
 def _write(passed: Sequence[Endpoint], failed: dict[Endpoint, list[int]]) -> None:

@@ -13,7 +13,6 @@ from uuid import UUID
 import structlog
 from django.db import transaction
 
-from messaging import circuits
 from messaging.circuits import UPSTREAM_OF, Endpoint, columns
 from messaging.models import Direction
 from messaging.query import query, records
@@ -58,6 +57,8 @@ class Waiting:
     template: str | None  # Infobip's content of one, as JSON
     routing_attributes: str | None  # a JSON object
     subject: str  # the end user, as the upstream knows them
+    identifier: str = ""  # of the conversation in Salesforce, when this was taken
+    session: str = ""  # that was open then
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +135,15 @@ class Due(NamedTuple):
     bounded: bool  # its endpoint has its whole share: more of it may be due
 
 
-def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8) -> list[Due]:
+def lock_due(most: int, *, shares: Sequence[Share] = (), share: int = 8, probes: Sequence[Endpoint] = ()) -> list[Due]:
     """Lock due lanes that nobody holds.
 
     Nobody waits for a neighbour: of each endpoint at most its share is taken, those that have waited longest first, and
-    endpoints take turns, who holds least coming first. An open circuit lets one lane through for each probe.
+    endpoints take turns, who holds least coming first. An open circuit lets one lane through where there is a probe for it.
 
     :param most: how many lanes to take
     :param shares: what is left to endpoints of which something is known; the others have ``share``
     """
-    probes = circuits.take_probes()
     rows = query(
         LOCK_DUE,
         [
@@ -188,12 +188,14 @@ def take(lanes: Sequence[Given], *, holder: int) -> list[tuple[Claim, Waiting | 
            FROM (
                SELECT given.id, given.carried, head.id IS NOT NULL OR held.direction = 'receipts' AS goes_on,
                    head.id AS message_id, head.channel_id, head.sender_id, head.uuid, head.text, head.written_at, head.ours,
-                   head.template, head.routing_attributes, conversation.subject
+                   head.template, head.routing_attributes, conversation.subject, conversation.identifier,
+                   CASE WHEN conversation.session_open THEN conversation.session ELSE '' END AS session
                FROM unnest(%s::bigint[], %s::timestamptz[]) AS given (id, carried)
                CROSS JOIN LATERAL (
                    SELECT direction, hold, conversation_id FROM messaging_lane WHERE id = given.id LIMIT 1) AS held
                CROSS JOIN LATERAL (
-                   SELECT subject FROM messaging_conversation WHERE id = held.conversation_id LIMIT 1) AS conversation
+                   SELECT subject, identifier, session, session_open FROM messaging_conversation
+                   WHERE id = held.conversation_id LIMIT 1) AS conversation
                LEFT JOIN LATERAL (
                    SELECT * FROM messaging_message
                    WHERE lane_id = given.id AND status = 'pending' AND (held.hold IS NULL OR position <= held.hold)
@@ -201,7 +203,8 @@ def take(lanes: Sequence[Given], *, holder: int) -> list[tuple[Claim, Waiting | 
            WHERE lane.id = plan.id AND lane.id = ANY(%s)
            RETURNING lane.id, lane.org_id, lane.conversation_id, lane.direction, lane.endpoint_id, lane.version,
                lane.failures, plan.goes_on, plan.message_id, plan.channel_id, plan.sender_id, plan.uuid, plan.text,
-               plan.written_at, plan.ours, plan.template, plan.routing_attributes, plan.subject""",
+               plan.written_at, plan.ours, plan.template, plan.routing_attributes, plan.subject, plan.identifier,
+               plan.session""",
         [holder, ids, [each.carried for each in lanes], ids],
     )
     taken: list[tuple[Claim, Waiting | None]] = []

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import structlog
 from django.db import transaction
 
-from messaging import claims, receipts, results
+from messaging import circuits, claims, receipts, results
+from messaging.circuits import Endpoint
 from messaging.claims import Claim, Given, Pause, Share, Waiting
 from messaging.delivery import Result
 from messaging.expiry import expire_waiting
@@ -25,6 +26,7 @@ from tenants.tenancy import every_org
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0  # how often a worker looks for due lanes without being woken
+PROBE_SECONDS = 0.5  # how often it looks for open circuits that want a probe
 JUDGE_SECONDS = 0.5  # how often it looks for lanes of processes that are gone
 EXPIRE_SECONDS = 60.0  # how often it looks for messages that have waited too long behind an open circuit
 
@@ -68,7 +70,7 @@ class Dispatcher:
     def __init__(self, holder: Holder, calls: int, stopping: threading.Event) -> None:
         self.holder, self.calls, self.stopping = holder, calls, stopping
         self.routes = Routes()
-        self.judged_at = self.expired_at = self.looked_at = 0.0
+        self.judged_at = self.expired_at = self.looked_at = self.probed_at = 0.0
 
     def must_look(self, ended: Sequence[Ended]) -> bool:
         """Say whether lanes may have become due of which nobody says so: by time, or by what ended, if not well."""
@@ -96,9 +98,16 @@ class Dispatcher:
         if not self.holder.held.is_set():
             return [], True
         self.looked_at = time.monotonic()
-        found = claims.lock_due(room.free, shares=room.shares, share=FIRST_SHARE)
+        found = claims.lock_due(room.free, shares=room.shares, share=FIRST_SHARE, probes=self._probes())
         bounded = any(each.bounded for each in found) or any(not each.more for each in room.shares)
         return [Given(each.id) for each in found], bounded or len(found) >= room.free
+
+    def _probes(self) -> list[Endpoint]:
+        """Take the probes of open circuits, now and then."""
+        if time.monotonic() - self.probed_at < PROBE_SECONDS:
+            return []
+        self.probed_at = time.monotonic()
+        return circuits.take_probes()
 
     def _judge(self) -> bool:
         """Free the lanes of processes that are gone, now and then; True if there were some."""

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from connector.events import MARK, clean
+from connector.salesforce.interactions import Delivered
 from messaging import circuits, claims, receipts, retry, sessions
 from messaging.circuits import UPSTREAM_OF, Call, Endpoint
-from messaging.claims import Given, Pause
+from messaging.claims import Given, Pause, Waiting
 from messaging.delivery import Result
 from messaging.models import Direction, Outcome, Status
 from messaging.query import query, records
@@ -179,10 +180,15 @@ def _name_conversations(results: Sequence[Result]) -> None:
             clean(each.delivered.session)[:18],
         )
         for each in results
-        if each.delivered is not None and each.delivered.conversation
+        if each.delivered is not None and each.delivered.conversation and not _is_known(each.message, each.delivered)
     }
     if openings:
         sessions.open_changed(list(openings.values()))
+
+
+def _is_known(message: Waiting, delivered: Delivered) -> bool:
+    """Tell whether the conversation had this session already when the message was taken, as most have."""
+    return bool(delivered.session) and (message.identifier, message.session) == (delivered.conversation, delivered.session)
 
 
 def _tell_reps(results: Sequence[Result]) -> None:

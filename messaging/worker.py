@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 GATHER_SECONDS = 0.002  # between two turns: what comes meanwhile shares the next one
+ENOUGH = 16  # results that wait: a turn for so many need not gather more
+RECORD_SECONDS = 0.01  # in which a few successes are written down; while little is under way it is for their neighbours
 PAUSE_SECONDS = 0.3  # after trouble of the database
 STUCK_SECONDS = 10.0  # a turn that takes longer is no life any more
 CALL_SECONDS = 14.0  # a login, the call and its repetition together
@@ -169,7 +171,7 @@ class Worker:
                     break
             for work in await self._dispatch():
                 self._begin(work)
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(0 if len(self.unwritten) >= ENOUGH else GATHER_SECONDS)
         await self.caller.close()
         await self._in_dispatcher(_close_connection)
 
@@ -249,7 +251,14 @@ class Worker:
                 ended = _interrupted(work, f"internal error: {type(exc).__name__}")
         self.flights.discard(flight)
         self.unwritten.append(ended)
-        self.woken.set()
+        if self.dispatcher.must_look([ended]) or len(self.unwritten) >= ENOUGH or 2 * len(self.flights) >= self.calls:
+            self.woken.set()
+        else:  # nobody waits for it: the turn that takes the next message writes it down as well
+            self.loop.call_later(RECORD_SECONDS, self._record_what_is_left)
+
+    def _record_what_is_left(self) -> None:
+        if self.unwritten:
+            self.woken.set()
 
     def _learn(self, ended: Ended) -> None:
         succeeded = ended.done if isinstance(ended, Result) else ended.again_after is None

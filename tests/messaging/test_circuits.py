@@ -42,7 +42,8 @@ def salesforce(world: World) -> Endpoint:
 
 def claim(most: int, *, holder: int = 101, **shares: Any) -> list[Claim]:
     """Take due lanes, as a worker does."""
-    taken = claims.take([Given(due.id) for due in claims.lock_due(most, **shares)], holder=holder)
+    found = claims.lock_due(most, probes=circuits.take_probes(), **shares)
+    taken = claims.take([Given(due.id) for due in found], holder=holder)
     return [claim for claim, _ in taken]
 
 
