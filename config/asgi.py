@@ -35,7 +35,7 @@ class Site:
         path: str = scope["path"]
         address = address_in(path)
         if address is not None:
-            await self._door.take(address[1], scope, receive, send)
+            await self._door.take(address, scope, receive, send)
         elif path == "/healthz":
             await answer(send, 200, b"ok", [(b"content-type", b"text/plain")])
         elif not is_nearly_ours(path):

@@ -99,12 +99,12 @@ def _send(route: Route, message: Waiting) -> Call[None]:
             to=message.subject,
             content=json.loads(message.template),
             message_uuid=message.uuid,
-            notify_url=sender.account.webhook_url,
+            notify_url=sender.account.report_url(message.uuid),
         )
     return infobip.text_call(
         sender=sender.number,
         to=message.subject,
         text=message.text,
         message_uuid=message.uuid,
-        notify_url=sender.account.webhook_url,
+        notify_url=sender.account.report_url(message.uuid),
     )

@@ -11,20 +11,27 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 from django.conf import settings
 
 from connector.infobip.signature import SignatureCheck, digest_in
+from connector.infobip.webhooks import reported_message, results_of
 from messaging.door_accounts import Account, Accounts
 from messaging.door_body import ClientGone, Held, Receive, Room, length_of
 from messaging.door_refusals import Refused, refusals
 from messaging.inbox import Inbox, NotStored
+from tenants.report_tokens import PATTERN as TOKEN
+from tenants.report_tokens import message_of
 
 LARGEST_BARE = 256 * 1024  # bytes on the bare path, before anything is proven
+LARGEST_REPORT = 64 * 1024  # bytes of the reports on one message
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_ADDRESS = re.compile(f"/api/infobip/inbound/messages(?:/({_UUID}))?")
+_ADDRESS = re.compile(
+    f"/api/infobip/inbound/(?:messages(?:/(?P<account>{_UUID}))?|reports/(?P<reporter>{_UUID})/(?P<token>{TOKEN}))"
+)
 _NEAR = re.compile("api/infobip|infobip/inbound")
 _ACCOUNT = re.compile(_UUID)
 # What counts as JSON: an object or an array begins, perhaps after a byte order mark. The rest is for ingesting to find
@@ -36,6 +43,7 @@ NOT_SIGNED = (
     "Add HMAC authentication to the notification profile, and use the account's own address."
 )
 WRONG_SIGNATURE = "The signature does not fit. Set the secret of the notification profile's HMAC authentication to ours."
+WRONG_ADDRESS = "This address was not given out for reports on this message."
 NOT_STORED = "The message cannot be stored now. Send it again."
 
 Scope = MutableMapping[str, Any]
@@ -49,7 +57,11 @@ def tidied(path: str) -> str:
 
 
 def address_in(path: str) -> re.Match[str] | None:
-    """Recognise an address of the door where it is unmistakable; the group is the account's uuid, None on the bare path."""
+    """Recognise an address of the door where it is unmistakable.
+
+    :return: a match with the account's uuid as ``account``, None on the bare path; or, for reports on one message, with it
+        as ``reporter`` and the message's ``token``
+    """
     return _ADDRESS.fullmatch(path) or _ADDRESS.fullmatch(tidied(path))
 
 
@@ -76,19 +88,21 @@ class Door:
         await self.inbox.close()
         refusals.flush()
 
-    async def take(self, uuid: str | None, scope: Scope, receive: Receive, send: Send) -> None:
+    async def take(self, address: re.Match[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Take messages and reports; answer 200 once they are committed.
 
         400, 401, 405 and 413 say that the same request will never be taken, 408 that it came too slowly; 503 asks Infobip
         to send it again.
 
-        :param uuid: of the account that the address names; None on the bare path
+        :param address: as ``address_in`` recognised it
         """
         try:
             if scope["method"] != "POST":
                 raise Refused(405, "not a POST", "Webhooks are taken by POST only.")
-            if uuid is not None:
-                await self._take_own(uuid, scope["headers"], receive)
+            if address["token"]:
+                await self._take_reports(address["reporter"], address["token"], scope["headers"], receive)
+            elif address["account"]:
+                await self._take_own(address["account"], scope["headers"], receive)
             else:
                 await self._take_bare(scope["headers"], receive)
         except Refused as refused:
@@ -152,6 +166,22 @@ class Door:
                 refused.of(account.org_id, account.id)
                 raise
 
+    async def _take_reports(self, uuid: str, token: str, headers: Headers, receive: Receive) -> None:
+        """Take the reports on one message, which its address proves; the body may speak of nothing else."""
+        message = message_of(UUID(uuid), token)
+        account = await self.accounts.find(uuid) if message is not None else None
+        if account is None:
+            raise Refused(401, "wrong report address", WRONG_ADDRESS)
+        try:
+            with Held(self._room(account.id)) as held:
+                body = await held.read(receive, length=length_of(headers, LARGEST_REPORT), limit=LARGEST_REPORT)
+                if not _reports_on(message, body):
+                    raise Refused(401, "report on another message", WRONG_ADDRESS)
+                await self._append(account, body)
+        except Refused as refused:
+            refused.of(account.org_id, account.id)
+            raise
+
     async def _append(self, account: Account, body: bytes) -> None:
         if not _JSON.match(body):
             raise Refused(400, "not JSON", "The body is not JSON.")
@@ -165,6 +195,12 @@ class Door:
         if room is None:
             room = self._rooms[account_id] = Room(2 * settings.LARGEST_WEBHOOK, self._house)
         return room
+
+
+def _reports_on(message: UUID | None, body: bytes) -> bool:
+    with suppress(ValueError, RecursionError):
+        return all(reported_message(each) == message for each in results_of(json.loads(body)))
+    return False
 
 
 def _header(headers: Headers, account: Account) -> str:

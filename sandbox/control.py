@@ -418,6 +418,12 @@ class Control:
             if body["form"] not in ("whatsapp", "messages-api"):
                 raise Wrong(400, "form is whatsapp or messages-api.")
             changed["form"] = body["form"]
+        if "toMessage" in body:
+            if body["toMessage"] not in ("unsigned", "signed", "off"):
+                raise Wrong(400, "toMessage is unsigned, signed or off.")
+            changed["toMessage"] = body["toMessage"]
+        if "toSubscription" in body:
+            changed["toSubscription"] = bool(body["toSubscription"])
         reports.update(changed)
         return answer(200, reports)
 

@@ -165,7 +165,14 @@ class Infobip:
         self.world = world
         self.chatbot = Chatbot(world, self)
         self.retry_scale = 1.0
-        self.reports: dict[str, Any] = {"delivered": 0.3, "seen": 0.5, "auto": True, "form": "whatsapp"}
+        self.reports: dict[str, Any] = {
+            "delivered": 0.3,
+            "seen": 0.5,
+            "auto": True,
+            "form": "whatsapp",
+            "toMessage": "unsigned",  # how they come to a message's own notifyUrl: unsigned, signed or not at all
+            "toSubscription": False,  # whether subscriptions tell of such a message as well
+        }
         self._sent_ids: set[tuple[str, str]] = set()  # API key and messageId
         self._clock_turned = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -496,9 +503,15 @@ class Infobip:
     async def report(
         self, account: Account, message: PhoneMessage, event: str, report: dict[str, Any], **about: Any
     ) -> int:
-        """Post a report to the message's own address, else to who subscribed; return the first try's status or 0."""
-        setup, url = account.setup, message.notify_url
-        targets = [setup.report_target(url, account.secret)] if url else setup.subscribed(event)
+        """Post a report to the message's own address, or to who subscribed; return the first try's status or 0.
+
+        Whether Infobip signs what comes to a message's own address is not published; projects report that it does not.
+        """
+        url, how = message.notify_url, self.reports["toMessage"]
+        subscribed = account.setup.subscribed(event)
+        targets = subscribed if self.reports["toSubscription"] or not url else []
+        if url and how != "off":
+            targets = [*targets, Target(url, subscribed[0].security if how == "signed" and subscribed else None)]
         body = json.dumps(report, ensure_ascii=False).encode()
         tries = (self.try_first(account, each, body, "report", "good", None, id=message.id, **about) for each in targets)
         return max([int(each["status"]) for each in await asyncio.gather(*tries)], default=0)

@@ -171,20 +171,6 @@ class Setup:
         profile = self.profiles[profile_id]
         return Target(profile.settings["webhook"]["notifyUrl"], self.securities.get(profile.auth_id or ""))
 
-    def report_target(self, url: str, secret: str) -> Target:
-        """Return how a report to a message's own notify URL is signed: as the profile of that address, if there is one.
-
-        Elsewhere it is signed with the secret of the provision document, or else of a subscription: whether Infobip signs
-        reports to such addresses at all is not published.
-        """
-        targets = [self.target(profile_id) for profile_id in self.profiles]
-        same = next((target for target in targets if target.url == url), None)
-        if same:
-            return same
-        if secret:
-            return Target(url, Security("HMAC", {"secretKey": secret, "algorithm": "HMAC_SHA_256"}))
-        return Target(url, targets[0].security if targets else None)
-
     def describe(self) -> dict[str, Any]:
         """Return everything but secrets."""
         return {

@@ -2,7 +2,7 @@
 
 import secrets
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -18,6 +18,7 @@ from connector.salesforce.auth import ORG_HOSTS, SCRT_HOSTS
 from connector.salesforce.interactions import InteractionClient
 from connector.salesforce.rest import RestClient
 from tenants.encryption import EncryptedField, readable
+from tenants.report_tokens import token_for
 from tenants.tokens import Credentials, OrgTokens
 
 HANDLE_ALPHABET = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKMNPQRSTUVWXYZ23456789"  # nothing that looks like something else
@@ -157,6 +158,10 @@ class InfobipAccount(models.Model):
     @property
     def webhook_url(self) -> str:
         return f"{settings.PUBLIC_URL}/api/infobip/inbound/messages/{self.uuid}"
+
+    def report_url(self, message: UUID) -> str:
+        """Give the address for the reports on one message, which proves itself."""
+        return f"{settings.PUBLIC_URL}/api/infobip/inbound/reports/{self.uuid}/{token_for(self.uuid, message)}"
 
     @property
     def handover_url(self) -> str:
