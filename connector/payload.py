@@ -89,6 +89,16 @@ def text_of(source: dict[str, Any], field: str, *, most: int | None = None) -> s
     return value
 
 
+def id_of(source: dict[str, Any], field: str, *, most: int) -> str:
+    """Take an id that must be there: a text, or the number that some write instead.
+
+    :raises UnexpectedPayload: if it is missing, empty, or longer than ``most`` characters
+    """
+    value = source.get(field)
+    number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**most
+    return str(value) if number else text_of(source, field, most=most)
+
+
 def optional_text(source: dict[str, Any], field: str, *, most: int) -> str:
     """Take a text of which ``most`` characters are enough; empty where there is none."""
     value = source.get(field)

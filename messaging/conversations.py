@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
+from connector.phone import spellings_of
 from messaging.circuits import endpoint_of
 from messaging.models import Direction
 from messaging.query import query, records
@@ -39,11 +40,17 @@ def find_or_begin(direction: Direction, parties: Sequence[Party]) -> list[FoundL
     def found(party: Party) -> FoundLane | None:
         return next((known[place] for place in party.places if place in known), None)
 
-    new_users = {party.places[0]: party.name for party in parties if found(party) is None}
+    new_users: dict[Place, str] = {}
+    same: dict[Place, Place] = {}  # the first address of the same new user, who may write under several
+    for party in parties:
+        if found(party) is None:
+            first = next((same[place] for place in party.places if place in same), party.places[0])
+            new_users.setdefault(first, party.name)
+            same.update(dict.fromkeys(party.places, first))
     if new_users:
         begun = _begin(new_users)
-        _keep_addresses({(place, conversation_id) for place, conversation_id in begun.items()})
-        known |= find_lanes(direction, new_users)
+        _keep_addresses({(place, begun[first]) for place, first in same.items()})
+        known |= find_lanes(direction, same)
     new_addresses = {
         (place, lane.conversation_id)
         for party in parties
@@ -160,7 +167,7 @@ def begin_conversation(
 
     :param written_at: when they last wrote to the sender, which opens the window for answers
     """
-    (lane,) = find_or_begin(Direction.INBOUND, [Party(org_id, channel_id, (end_user,), name)])
+    (lane,) = find_or_begin(Direction.INBOUND, [Party(org_id, channel_id, spellings_of(end_user), name)])
     lock([lane.lane_id])
     keep_heard([Heard(lane.conversation_id, name, language, sender_id=sender, written_at=written_at)])
     return lane.conversation_id
@@ -188,7 +195,7 @@ def start_outbound(
     sender: Sender, end_user: str, *, name: str, language: str, template: TemplateMessage | None
 ) -> OutboundConversation:
     """Find the conversation with an end user, or begin it, and queue a template in it; the caller owns the transaction."""
-    party = Party(sender.org_id, sender.channel_id, (end_user,), name)
+    party = Party(sender.org_id, sender.channel_id, spellings_of(end_user), name)
     (lane,) = find_or_begin(Direction.OUTBOUND, [party])
     lock([lane.lane_id])
     keep_heard([Heard(lane.conversation_id, name, language, sender_id=sender.pk)])

@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from connector.events import clean
 from connector.http import ApiError, time_limit
+from connector.phone import address_of
 from messaging.batches import brief_connection, brief_transaction, in_words
 from messaging.handover_steps import STEPS, CannotGoOn, LeaseLost, Step, end_if_over, go_on_without_transcript
 from messaging.leases import Leases
@@ -71,7 +72,9 @@ def parse_call(body: object) -> Call:
     if not isinstance(body, dict):
         raise UnusableCall("The body is not a JSON object. Send conversationId and senderNumber.")
     conversation = _filled(body, "conversationId", 100)
-    number = re.sub(r"^\+|[\s()-]", "", _filled(body, "senderNumber", 150))
+    number = address_of(_filled(body, "senderNumber", 150))
+    if not number:
+        raise UnusableCall("senderNumber is not a phone number. Set it to the end user's, in the international form.")
     attributes: dict[str, str] = {}
     for name, value in body.items():
         if len(attributes) == MOST_ATTRIBUTES:

@@ -23,6 +23,7 @@ from connector.events import strip_mark
 from connector.http import ApiError, RequestRejected
 from connector.infobip import conversations
 from connector.infobip.conversations import Author, ConversationUnknown
+from connector.phone import spellings_of
 from connector.salesforce.interactions import NOT_UNIQUE, HistoryRefused, InteractionClient, PastEntry
 from messaging import sessions, transcript
 from messaging.batches import brief_connection, brief_transaction
@@ -78,14 +79,15 @@ def _look(handover: Handover, account: InfobipAccount) -> Step:
         lines = conversations.read_transcript(account.client(), handover.infobip_conversation)
     except ConversationUnknown:
         return Step(timedelta(seconds=1)) if young else _refused("Infobip knows no conversation of this id in this account")
-    written = [line for line in lines if line.author is Author.END_USER and line.end_user == handover.end_user]
+    end_user = spellings_of(handover.end_user)
+    written = [line for line in lines if line.author is Author.END_USER and line.end_user in end_user]
     if not written:
         if young:
             return Step(timedelta(seconds=1))
         return _refused("senderNumber did not write in this conversation; it must be the end user's number")
     last = written[-1]
     with brief_connection():
-        sender = account.senders.filter(number=last.sender).first()
+        sender = account.senders.filter(number__in=spellings_of(last.sender)).first()
     if sender is None:
         return _refused(f"the number ending in {last.sender[-4:]} is not set up as a sender of this account")
     if not sender.chatbot_first:

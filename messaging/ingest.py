@@ -17,6 +17,7 @@ from connector.events import (
     split_text,
 )
 from connector.infobip.client import TEXT_LIMIT as WHATSAPP_TEXT_LIMIT
+from connector.phone import spellings_of
 from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMIT
 from messaging import receipts, sessions
 from messaging.circuits import endpoint_of
@@ -95,7 +96,8 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
     senders = _senders({arrival.account_id for arrival, _ in written if arrival.account_id is not None})
     incoming = []
     for arrival, event in sorted(written, key=lambda pair: pair[1].received_at):
-        sender = senders.get((arrival.account_id or 0, event.sender))
+        spellings = [(arrival.account_id or 0, each) for each in spellings_of(event.sender)]
+        sender = next((senders[each] for each in spellings if each in senders), None)
         if sender is None:
             arrival.problem = f"the number ending in {event.sender[-4:]} is not set up as a sender of this account"
             count_refusal(arrival.account_id, "unknown sender")
@@ -258,7 +260,7 @@ def _take_replies(replies: Sequence[tuple[Arrival, ReplyWritten]]) -> bool:
             failure = f"{_in_words(reply.content)} cannot be sent to WhatsApp yet; nothing was sent"
         incoming.append(
             Incoming(
-                party=Party(arrival.org_id, channel.pk, (reply.end_user,)),
+                party=Party(arrival.org_id, channel.pk, spellings_of(reply.end_user)),
                 sender_id=None,
                 source_entry=reply.entry,
                 parts=parts,

@@ -13,6 +13,7 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
+from connector.phone import spellings_of
 from messaging import handover
 from messaging.door_refusals import Refused, refusals
 from messaging.models import ChatbotMessage
@@ -66,7 +67,8 @@ def _take_bare(request: HttpRequest) -> HttpResponse:
     accounts: list[InfobipAccount] = []
     with suppress(handover.UnusableCall), every_org():
         call = handover.parse_call(value)
-        named = ChatbotMessage.objects.filter(infobip_conversation=call.conversation, end_user=call.end_user)
+        spellings = spellings_of(call.end_user)
+        named = ChatbotMessage.objects.filter(infobip_conversation=call.conversation, end_user__in=spellings)
         accounts += InfobipAccount.objects.filter(pk__in=named.values("account_id"))[:MOST_CANDIDATES]
     return _accept(_caller(request, accounts, token_is_needed=False), _parse(value))
 

@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from django.utils import timezone
 
+from connector.phone import shown
 from messaging.models import Conversation, Direction, Message, Session, Status
 from tenants.models import Org, Role, Sender
 from tenants.onboarding import long_org_id
@@ -144,18 +145,13 @@ def _customer(org: Org, session: Session, default: Sender | None) -> Customer:
     sender = last if last is not None and last.retired_at is None else default
     return Customer(
         name=conversation.name,
-        address=_spoken(conversation.subject),
+        address=shown(conversation.subject),
         channel=conversation.channel.name,
         session_open=session.state == Session.State.OPEN,
-        sender=f"+{sender.number}" if sender else "",
+        sender=shown(sender.number) if sender else "",
         window=Window(conversation.window_closes_at),
         sent=_sent(org, conversation),
     )
-
-
-def _spoken(address: str) -> str:
-    """Show a phone number as one; a business-scoped user id stays what it is."""
-    return f"+{address}" if address.isdigit() else address
 
 
 def _sent(org: Org, conversation: Conversation) -> list[Sent]:

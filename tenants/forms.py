@@ -6,6 +6,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
+from connector import phone
 from tenants import texts
 from tenants.api_tokens import SCOPES
 from tenants.models import AtEnd, Channel, InfobipAccount, Org, TranscriptForm, WelcomeWhen
@@ -299,12 +300,17 @@ class SenderForm(forms.Form):
 
 
 class TestMessageForm(forms.Form):
-    to = forms.RegexField(
-        r"^\+?[0-9 ()-]{6,24}$",
+    to = forms.CharField(
         label="Your own WhatsApp number",
+        max_length=60,
         help_text="Write to the sender from it first: WhatsApp allows free text for 24 hours after that.",
-        error_messages={"invalid": "Give the number with its country code, such as +385 99 123 4567."},
     )
+
+    def clean_to(self) -> str:
+        try:
+            return phone.parse(self.cleaned_data["to"])
+        except phone.NotANumber as exc:
+            raise forms.ValidationError(f"{exc} An example is +385 99 123 4567.") from None
 
 
 class ApiTokenForm(forms.Form):

@@ -1,6 +1,5 @@
 """How an org comes to be: from a document, all of it in one step."""
 
-import re
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -8,6 +7,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.db import transaction
 from rest_framework import serializers
 
+from connector import phone
 from connector.http import AddressRefused
 from tenants import texts
 from tenants.encryption import readable
@@ -77,10 +77,10 @@ class _SenderSerializer(serializers.Serializer[Any]):
     chatbotFirst = serializers.BooleanField(required=False, default=False)
 
     def validate_number(self, value: str) -> str:
-        digits = re.sub(r"[+\s()-]", "", value)
-        if not re.fullmatch(r"[1-9]\d{5,19}", digits):
-            raise serializers.ValidationError("Give the number with its country code, such as 447700900123.")
-        return digits
+        try:
+            return phone.parse(value)
+        except phone.NotANumber as exc:
+            raise serializers.ValidationError(f"{exc} An example is 447700900123.") from None
 
 
 class _TextField(serializers.CharField):

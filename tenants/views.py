@@ -18,6 +18,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
 from connector.http import ApiError
+from connector.phone import digits_of
 from tenants import access, api_tokens, budget, connecting, doctor, installation, package, sign_in, texts
 from tenants.access import PageRequest, signed_in
 from tenants.cache import allowed
@@ -583,7 +584,7 @@ def senders_step(request: PageRequest) -> HttpResponse:
                 raise SetupProblem({"channel": "This channel is no longer there. Choose one of those listed."})
             connecting.choose_sender(
                 account,
-                re.sub(r"[+\s()-]", "", request.POST.get("number", "")),
+                digits_of(request.POST.get("number", "")),
                 channel=form.cleaned_data["channel"],
                 chatbot_first=form.cleaned_data["first"] == "chatbot",
                 who=request.member.name,

@@ -10,11 +10,11 @@ from connector.http import RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
 from connector.infobip.content import conversation_line
 from connector.payload import objects_of, optional_object, optional_text, parse_time
+from connector.phone import address_of
 
 PAGE = 250  # of at most 999, so that a page of long texts stays far below the longest answer that we read
 MOST_PAGES = 100
 LONGEST_ID = 100  # our own bound: Infobip's are UUIDs, or as long
-LONGEST_ADDRESS = 150
 
 
 class Author(StrEnum):
@@ -119,8 +119,4 @@ def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
         return None
     ours, theirs = ("to", "from") if inbound else ("from", "to")
     at = parse_time(message.get("createdAt")) or after
-    return Line(message_id, author, text, at, _digits(message, theirs), _digits(message, ours))
-
-
-def _digits(message: dict[str, Any], field: str) -> str:
-    return optional_text(message, field, most=LONGEST_ADDRESS).lstrip("+")
+    return Line(message_id, author, text, at, address_of(message.get(theirs)), address_of(message.get(ours)))

@@ -5,7 +5,6 @@ https://www.infobip.com/docs/cpaas-x/subscriptions-management
 
 import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from connector.events import UnexpectedPayload
 from connector.http import AuthenticationFailed, RateLimited, RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
 from connector.payload import parse_time
+from connector.phone import address_of
 
 PAUSES = (1.0, 2.0, 4.0)  # seconds before a refused repetition, where Infobip does not say how long
 LONGEST_PAUSE = 10.0  # a person waits for the answer
@@ -289,7 +289,7 @@ class SetupClient(InfobipClient):
                 body = self._get("/whatsapp/1/senders/quality", {"senders": senders})
                 for row in _list(body, "results"):
                     quality = Quality(_text(row, "status"), _text(row, "qualityRating"), _text(row, "currentLimit"))
-                    found[_digits(_text(row, "sender"))] = quality
+                    found[address_of(_text(row, "sender"))] = quality
         except AuthenticationFailed as exc:
             if exc.status == 403:
                 return {}
@@ -301,7 +301,7 @@ class SetupClient(InfobipClient):
 
         https://www.infobip.com/docs/cpaas-x/subscriptions-management/inbound-message-configuration
         """
-        query = {"channel": "WHATSAPP", "number": _digits(number)}
+        query = {"channel": "WHATSAPP", "number": address_of(number)}
         try:
             body = self._get("/resource-management/1/inbound-message-configurations", query)
         except RequestRejected as exc:
@@ -428,7 +428,7 @@ def _is_absent(error: RequestRejected) -> bool:
 def _number(row: Mapping[str, Any]) -> OwnedNumber:
     return OwnedNumber(
         _text(row, "numberKey"),
-        _digits(_text(row, "number")),
+        address_of(_text(row, "number")),
         _text(row, "type"),
         frozenset(_texts(row, "capabilities")),
         _text(row, "country"),
@@ -464,10 +464,6 @@ def _inbound_configuration(row: Mapping[str, Any]) -> InboundConfiguration:
         _object(row, "conversations").get("enabled") is True,
         _object(row, "answers").get("enabled") is True,
     )
-
-
-def _digits(number: str) -> str:
-    return re.sub(r"[+\s()-]", "", number)
 
 
 # almost every field of these answers is optional by the published documents

@@ -5,7 +5,6 @@ https://www.infobip.com/docs/cpaas-x/subscriptions-management
 
 import hashlib
 import json
-import re
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -24,7 +23,8 @@ from connector.events import (
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
 from connector.infobip.content import MESSAGES_API_KINDS, WHATSAPP_KINDS, conversation_line, line_of
 from connector.infobip.reasons import REASONS
-from connector.payload import object_of, objects_of, optional_object, optional_text, parse_time, text_of
+from connector.payload import id_of, object_of, objects_of, optional_object, optional_text, parse_time, text_of
+from connector.phone import address_of, aliases_of
 
 LONGEST_ID = 250
 LONGEST_CONVERSATION = 100  # our own bound: Infobip's ids are UUIDs, or as long
@@ -52,7 +52,7 @@ def business_number(result: object) -> str:
     event = result.get("event")
     if _is_conversation_event(result):
         message = result["payload"].get("message")
-        return _address(message.get("to")) if isinstance(message, dict) and result["type"] == INBOUND else ""
+        return address_of(message.get("to")) if isinstance(message, dict) and result["type"] == INBOUND else ""
     if event == "MO":
         field = "destination"
     elif event in ("DELIVERY", "SEEN"):
@@ -61,7 +61,7 @@ def business_number(result: object) -> str:
         field = "to"
     else:
         return ""
-    return _address(result.get(field))
+    return address_of(result.get(field))
 
 
 def reported_message(result: object) -> UUID | None:
@@ -160,13 +160,14 @@ def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> Rec
 
 def _parse_whatsapp_message(result: dict[str, Any], received_at: datetime) -> MessageReceived:
     contact = optional_object(result, "contact")
-    end_user = _required_address(result, "from")
-    addresses = (_address(contact.get("userId")), _address(contact.get("phoneNumber")))
+    addresses = _addresses(result.get("from"), contact.get("phoneNumber"), contact.get("userId"))
+    if not addresses:
+        raise UnexpectedPayload("from is missing or not an address")
     return MessageReceived(
-        external_id=text_of(result, "messageId", most=LONGEST_ID),
+        external_id=id_of(result, "messageId", most=LONGEST_ID),
         sender=_required_address(result, "to", most=LONGEST_NUMBER),
-        end_user=end_user,
-        aliases=tuple(each for each in addresses if each and each != end_user and len(each) <= LONGEST_ADDRESS),
+        end_user=addresses[0],
+        aliases=tuple(addresses[1:]),
         name=optional_text(contact, "name", most=LONGEST_NAME),
         text=line_of(object_of(result, "message"), WHATSAPP_KINDS),
         received_at=parse_time(result.get("receivedAt")) or received_at,
@@ -189,10 +190,10 @@ def _parse_conversation_event(result: dict[str, Any], received_at: datetime) -> 
     )
     complete = 0 < len(ref.conversation) <= LONGEST_CONVERSATION and 0 < len(ref.message) <= LONGEST_CONVERSATION
     return MessageReceived(
-        external_id=text_of(message, "messageId", most=LONGEST_ID),
+        external_id=id_of(message, "messageId", most=LONGEST_ID),
         sender=_required_address(message, "to", most=LONGEST_NUMBER),
-        end_user=_required_address(message, "from"),
-        aliases=(),
+        end_user=(end_user := _required_address(message, "from")),
+        aliases=aliases_of(end_user),
         name=optional_text(optional_object(payload, "customer"), "name", most=LONGEST_NAME),
         text=conversation_line("", optional_object(message, "content")),
         received_at=parse_time(message.get("createdAt")) or parse_time(result.get("timestamp")) or received_at,
@@ -207,24 +208,26 @@ def _parse_messages_api_message(result: dict[str, Any], received_at: datetime) -
     """
     contents = objects_of(result, "content") or [{}]
     return MessageReceived(
-        external_id=text_of(result, "messageId", most=LONGEST_ID),
+        external_id=id_of(result, "messageId", most=LONGEST_ID),
         sender=_required_address(result, "destination", most=LONGEST_NUMBER),
-        end_user=_required_address(result, "sender"),
-        aliases=(),
+        end_user=(end_user := _required_address(result, "sender")),
+        aliases=aliases_of(end_user),
         name="",
         text="\n".join(line_of(content, MESSAGES_API_KINDS) for content in contents),
         received_at=parse_time(result.get("receivedAt")) or received_at,
     )
 
 
-def _address(value: object) -> str:
-    """Write a phone number as digits; a business-scoped user id such as ``HR.1234567890`` stays as it is."""
-    text = clean(value).strip() if isinstance(value, str) else ""
-    return re.sub(r"[+\s()-]", "", text) if re.fullmatch(r"[+\d\s()-]+", text) else text
+def _addresses(*values: object) -> list[str]:
+    """Read the addresses of one end user, the first that there is before the others, each spelling once."""
+    found = [address for value in values if (address := address_of(value)) and len(address) <= LONGEST_ADDRESS]
+    return list(dict.fromkeys([*found, *(alias for address in found for alias in aliases_of(address))]))
 
 
 def _required_address(result: dict[str, Any], field: str, *, most: int = LONGEST_ADDRESS) -> str:
-    text_of(result, field, most=most)
-    if address := _address(result[field]):
-        return address
-    raise UnexpectedPayload(f"{field} is not an address")
+    address = address_of(result.get(field))
+    if not address:
+        raise UnexpectedPayload(f"{field} is missing or not an address")
+    if len(address) > most:
+        raise UnexpectedPayload(f"{field} is longer than {most} characters")
+    return address

@@ -8,9 +8,8 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
+from connector import phone
 from connector.events import clean
-
-NUMBER_PUNCTUATION = re.compile(r"[\s+()./-]")  # what people write between the digits of a number
 
 
 class _Strict(serializers.Serializer[Any]):
@@ -30,18 +29,22 @@ class _Strict(serializers.Serializer[Any]):
         return value
 
 
-class _Digits(serializers.CharField):
-    """A phone number, however it is written."""
+class _Number(serializers.CharField):
+    """A phone number, however it is written; in JSON a text or a whole number."""
+
+    read = staticmethod(phone.read)
 
     def to_internal_value(self, data: Any) -> str:
-        number = NUMBER_PUNCTUATION.sub("", super().to_internal_value(data))
-        if not re.fullmatch(r"[1-9][0-9]{5,19}", number):
-            raise ValidationError("This is not a number with its country code, such as 385991234567.")
-        return number
+        try:
+            return self.read(data)
+        except phone.NotANumber as exc:
+            raise ValidationError(f"{exc} An example is 385991234567.") from None
 
 
-class _EndUser(_Digits):
-    """A phone number, or a business-scoped user id such as HR.1234567890."""
+class _EndUser(_Number):
+    """A phone number that some country has, or a business-scoped user id such as HR.1234567890."""
+
+    read = staticmethod(phone.parse)
 
     def to_internal_value(self, data: Any) -> str:
         if isinstance(data, str) and re.fullmatch(r"[A-Z]{2}\.[A-Za-z0-9.]{1,140}", data.strip()):
@@ -90,7 +93,7 @@ class Template(_Strict):
 class ConversationRequest(_Strict):
     """With whom a conversation is opened, and by which sender."""
 
-    sender = _Digits(help_text="A WhatsApp number of yours that is set up here.")
+    sender = _Number(help_text="A WhatsApp number of yours that is set up here.")
     to = _EndUser(help_text="The end user: a number with its country code, or a business-scoped user id.")
     name = serializers.CharField(max_length=200, required=False, help_text="Of the end user, for your reps.")
     language = serializers.RegexField(

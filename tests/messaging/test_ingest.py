@@ -117,7 +117,7 @@ def test_one_that_cannot_be_read_is_kept_and_costs_its_neighbours_nothing(acme: 
     assert set(Message.objects.values_list("text", flat=True)) == {"before", "after"}
     unreadable = ReceivedEvent.objects.exclude(problem="").order_by("id")
     assert [event.problem for event in unreadable] == [
-        "to is missing or not a text",
+        "to is missing or not an address",
         "neither a message nor a report: no message, event, status or seenAt",
     ]
     assert json.loads(bytes(unreadable[0].body)) == broken
