@@ -119,6 +119,7 @@ def test_a_database_without_unicode_is_refused() -> None:
             assert ids(database_can_be_used(databases=["default"])) == ["connector.E007"]
     finally:
         with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 0")
             cursor.execute("DROP DATABASE odd_ascii WITH (FORCE)")
 
 
