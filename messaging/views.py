@@ -5,6 +5,7 @@ from uuid import uuid4
 from django.http import HttpResponse
 
 from connector.http import ApiError
+from connector.phone import shown
 from tenants.access import PageRequest, signed_in
 from tenants.forms import TestMessageForm
 from tenants.models import Role
@@ -31,7 +32,7 @@ def test_message(request: PageRequest) -> HttpResponse:
         except ApiError as exc:
             problem = f"Infobip did not take it: {exc.message}."
         else:
-            sent = f"Infobip took it. It arrives if +{to} wrote to +{sender.number} within the last 24 hours."
+            sent = f"Infobip took it. It arrives if {shown(to)} wrote to {shown(sender.number)} within the last 24 hours."
             request.org.audit(request.member.name, "sent a test message", f"to …{to[-4:]}")
     context = {"form": form, "sender": sender, "sent": sent, "problem": problem}
     return show_step(request, "summary", context, "messaging/test_message.html")

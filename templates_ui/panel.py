@@ -126,7 +126,7 @@ def describe(org: Org, record_id: str) -> Panel:
     return Panel(
         problem=problem,
         customer=_customer(org, session, senders.first()) if session else None,
-        senders=[f"+{each.number}" for each in senders],
+        senders=[shown(each.number) for each in senders],
         administrators=list(administrators[:MOST_ADMINISTRATORS]),
         disconnected=org.disconnected_at is not None,
     )

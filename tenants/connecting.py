@@ -28,6 +28,7 @@ from django.utils.text import capfirst
 
 from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
 from connector.infobip.setup import ProfileSettings, SetupClient, State
+from connector.phone import shown
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
 from tenants import cache
 from tenants.encryption import CannotDecrypt, readable
@@ -743,7 +744,7 @@ def describe_senders(account: InfobipAccount) -> AccountSenders:
     for number, sender in sorted(chosen.items()):
         if sender.chatbot_first:
             body = handover_body(sender.channel)
-            bodies[body] = f"{bodies[body]}, +{number}" if body in bodies else f"+{number}"
+            bodies[body] = f"{bodies[body]}, {shown(number)}" if body in bodies else shown(number)
     subscribed = _chatbots_subscribed(client) if bodies else None
     return AccountSenders(account, views, may_list, problem, bodies, subscribed, digest_of_token(account))
 

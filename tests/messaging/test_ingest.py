@@ -342,3 +342,42 @@ def test_answers_leave_by_the_sender_last_written_to(acme: World, subscription: 
     receive_webhook(acme.account, [text(acme, "hello again") | {"to": other.number}])
     receive_stream_batches([batch(subscription, reply_record(acme, "One moment", entry="e1"))])
     assert Message.objects.get(direction=Direction.OUTBOUND).sender == other
+
+
+# one person under several spellings
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("5511987654321", "551187654321"),
+        ("551187654321", "5511987654321"),
+        ("5215512345678", "525512345678"),
+        ("541123456789", "5491123456789"),
+        ("385991234567", "+385 99 123\u00a04567"),
+        ("385991234567", 385991234567),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_an_end_user_has_one_conversation_whichever_spelling_came_first(
+    acme: World, first: str, then: object, together: bool
+) -> None:
+    one, two = text(acme, "one") | {"from": first}, text(acme, "two") | {"from": then}
+    for batch in [[one, two]] if together else [[one], [two]]:
+        receive_webhook(acme.account, batch)
+    conversation = Conversation.objects.get()
+    assert conversation.subject == first
+    assert list(Message.objects.order_by("position").values_list("text", flat=True)) == ["one", "two"]
+
+
+def test_our_own_number_is_known_under_each_of_its_spellings(acme: World) -> None:
+    Sender.objects.filter(pk=acme.sender.pk).update(number="5511987654321")
+    receive_webhook(acme.account, [text(acme, "hello") | {"to": "551187654321"}])
+    assert Message.objects.get().sender_id == acme.sender.pk
+
+
+def test_words_arrive_though_from_is_missing_where_the_contact_names_the_writer(acme: World) -> None:
+    written = text(acme, "hello") | {"contact": {"name": "Ana", "userId": "HR.1234567890"}}
+    del written["from"]
+    receive_webhook(acme.account, [written])
+    assert Conversation.objects.get().subject == "HR.1234567890"

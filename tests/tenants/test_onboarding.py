@@ -170,7 +170,7 @@ def test_what_is_no_longer_listed_is_left_alone_and_named(document: dict[str, An
         ("infobipAccounts.0.baseUrl", "https://infobip.com.evil.example", "infobipAccounts[0].baseUrl", "not an https"),
         ("infobipAccounts.0.apiKey", "", "infobipAccounts[0].apiKey", "blank"),
         ("channels.0.senders.0.account", "other", "channels", "No account of infobipAccounts is named other"),
-        ("channels.0.senders.0.number", "12", "channels[0].senders[0].number", "country code"),
+        ("channels.0.senders.0.number", "12", "channels[0].senders[0].number", "2 digits"),
         ("channels.0.customEventName", "Infobip_Event", "channels[0].customEventName", "ends with __e"),
         ("channels", [], "channels", "empty"),
         ("channels.0.language", "english", "channels[0].language", "code"),
