@@ -17,16 +17,42 @@ def _ours(label: str, *theirs: str) -> str:
     return f"{MARK} {label}: {rest}" if rest else f"{MARK} {label}"
 
 
-def line_of(content: dict[str, Any], kinds: Kinds) -> str:
-    """Read a content as text, by the kinds of the form that it came in."""
+def line_of(content: object, kinds: Kinds) -> str:
+    """Read a content as text, by the kinds of the form that it came in; what an unknown kind holds is read all the same."""
+    if isinstance(content, str):
+        return _shown("", strip_mark(content))
+    if not isinstance(content, dict):
+        return _shown("", "")
     kind = _optional(content, "type")
-    read = kinds.get(kind) if kind else _first_text
-    return _shown(kind, read(content) if read else "")
+    read = kinds.get(kind.upper())
+    text = (read(content) if read else "") or _words(content)
+    if kind and read is None and text:
+        text = _ours(_name(kind), text)
+    return _shown(kind, "\n".join(filter(None, [text, _referral(content)])))
 
 
 def _shown(kind: str, text: str) -> str:
-    name = clean(kind[:100]).replace("_", " ").strip().capitalize()
-    return clean(text).strip() or _ours(name or "Message", "this kind of message cannot be shown")
+    return clean(text).strip() or _ours(_name(kind) or "Message", "this kind of message cannot be shown")
+
+
+def _name(kind: str) -> str:
+    return clean(kind[:100]).replace("_", " ").strip().capitalize()
+
+
+def _words(content: dict[str, Any]) -> str:
+    """Find what somebody wrote or tapped, wherever it stands: a button's payload where it has no text."""
+    places = ("title", "name", "description", "payload", "postbackData", "id")
+    return _first_text(content) or next(filter(None, (_optional(content, place) for place in places)), "")
+
+
+def _referral(content: dict[str, Any]) -> str:
+    """Say by which advertisement somebody came, who may have written nothing beside.
+
+    https://www.infobip.com/docs/api/channels/whatsapp/whatsapp-inbound-messages/receive-whatsapp-inbound-messages
+    """
+    referral = optional_object(content, "referral")
+    said = [_optional(referral, place) for place in ("headline", "body", "sourceUrl")]
+    return _ours("From an advertisement", *said) if referral else ""
 
 
 def _optional(source: dict[str, Any], field: str) -> str:

@@ -23,7 +23,7 @@ from connector.events import (
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
 from connector.infobip.content import MESSAGES_API_KINDS, WHATSAPP_KINDS, conversation_line, line_of
 from connector.infobip.reasons import REASONS
-from connector.payload import id_of, object_of, objects_of, optional_object, optional_text, parse_time, text_of
+from connector.payload import id_of, object_of, optional_object, optional_text, parse_time, text_of
 from connector.phone import address_of, aliases_of
 
 LONGEST_ID = 250
@@ -169,7 +169,7 @@ def _parse_whatsapp_message(result: dict[str, Any], received_at: datetime) -> Me
         end_user=addresses[0],
         aliases=tuple(addresses[1:]),
         name=optional_text(contact, "name", most=LONGEST_NAME),
-        text=line_of(object_of(result, "message"), WHATSAPP_KINDS),
+        text=line_of(result["message"], WHATSAPP_KINDS),
         received_at=parse_time(result.get("receivedAt")) or received_at,
     )
 
@@ -206,7 +206,8 @@ def _parse_messages_api_message(result: dict[str, Any], received_at: datetime) -
 
     https://www.infobip.com/docs/api/platform/messages-api/messages-api-incoming-messages
     """
-    contents = objects_of(result, "content") or [{}]
+    given = result.get("content")
+    contents = given if isinstance(given, list) and given else [given]  # one published sample has a single object
     return MessageReceived(
         external_id=id_of(result, "messageId", most=LONGEST_ID),
         sender=_required_address(result, "destination", most=LONGEST_NUMBER),

@@ -181,7 +181,33 @@ def test_what_has_no_possible_time_happened_when_it_was_posted(name: str, field:
             "▸ Interactive button reply: this kind of message cannot be shown",
         ),
         ("messages_api/text", {"content": []}, "▸ Message: this kind of message cannot be shown"),
-        ("messages_api/text", {"content": ["x", {"type": "TEXT", "text": "hello"}]}, "hello"),
+        ("messages_api/text", {"content": ["x", {"type": "TEXT", "text": "hello"}]}, "x\nhello"),
+        (
+            *("messages_api/text", {"content": [7, {"type": "TEXT", "text": "hello"}, None]}),
+            "▸ Message: this kind of message cannot be shown\nhello\n▸ Message: this kind of message cannot be shown",
+        ),
+        ("messages_api/text", {"content": {"type": "TEXT", "text": "hello"}}, "hello"),
+        ("messages_api/text", {"content": [{"type": "BUTTON_REPLY", "payload": "confirm-2291"}]}, "confirm-2291"),
+        ("messages_api/text", {"content": [{"type": "LIST_REPLY", "id": "topic-returns"}]}, "topic-returns"),
+        ("whatsapp/text", {"message": {"type": "BUTTON", "payload": "confirm"}}, "confirm"),
+        ("whatsapp/text", {"message": {"type": "INTERACTIVE_BUTTON_REPLY", "id": "yes"}}, "yes"),
+        ("whatsapp/text", {"message": {"type": "INTERACTIVE_LIST_REPLY", "id": "row 3", "title": ""}}, "row 3"),
+        ("whatsapp/text", {"message": {"text": "hello"}}, "hello"),
+        ("whatsapp/text", {"message": {"type": "text", "text": "hello"}}, "hello"),
+        ("whatsapp/text", {"message": {"type": "HOLOGRAM", "text": "hello"}}, "▸ Hologram: hello"),
+        ("whatsapp/text", {"message": {"type": "HOLOGRAM", "caption": "look"}}, "▸ Hologram: look"),
+        ("whatsapp/text", {"message": {"type": "HOLOGRAM"}}, "▸ Hologram: this kind of message cannot be shown"),
+        (
+            *(
+                "whatsapp/text",
+                {"message": {"type": "TEXT", "referral": {"headline": "Sale", "sourceUrl": "https://fb.me/1"}}},
+            ),
+            "▸ From an advertisement: Sale https://fb.me/1",
+        ),
+        (
+            *("whatsapp/text", {"message": {"type": "TEXT", "text": "Hi", "referral": {"headline": "▸ Sale"}}}),
+            "Hi\n▸ From an advertisement: > Sale",
+        ),
     ],
 )
 def test_a_message_is_never_lost_for_what_it_holds(name: str, change: dict[str, Any], text: str) -> None:
