@@ -24,6 +24,7 @@ from tenants.database import facts_of
 log = structlog.get_logger(__name__)
 
 PING_SECONDS = 3.0
+LISTEN_SECONDS = 0.25  # at a time; so soon it notices that it is to stop
 FROZEN_SECONDS = 15  # a process whose dispatcher stands still so long loses its lanes
 PAUSE_SECONDS = 0.3
 GRACE_SECONDS = 3.0  # after a restart of the database each process takes its lock again before anybody takes its lanes
@@ -90,7 +91,7 @@ class Holder:
         log.info("holds lanes", holder=self.number)
         pinged_at = time.monotonic()
         while not self.stopping.is_set():
-            for notification in connection.notifies(timeout=PING_SECONDS, stop_after=1):
+            for notification in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                 if notification.payload != str(self.number):
                     self.heard(notification.channel, notification.payload)
             if time.monotonic() - pinged_at >= PING_SECONDS and self.goes_on():
