@@ -19,7 +19,7 @@ from django.db import connections
 
 from messaging.claims import HOLDER_LOCKS
 from messaging.wake import INBOX_CHANNEL, LANES_CHANNEL
-from tenants.database import facts_of
+from tenants.database import note_trouble
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Holder:
                 with _connect() as connection:
                     self._hold(connection)
             except Exception as exc:  # a wait on a connection that breaks off raises more than psycopg's own errors
-                log.warning("database trouble", **facts_of(exc))
+                note_trouble("database trouble", exc)
             finally:
                 self.held.clear()
             self.stopping.wait(PAUSE_SECONDS)
