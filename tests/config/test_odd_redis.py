@@ -13,8 +13,7 @@ from tests.config.queues import QUEUES
 from tests.support.house import ODD_SECONDS, PROCESSES, House, Oddity, during, opened
 
 BACK_SECONDS = 8.0
-END_SECONDS = 10.0  # five, which beat takes where Redis hangs, and what a busy machine adds
-WORKER_END_SECONDS = 2.5  # one, and what a busy machine adds: a successor waits for it
+END_SECONDS = 3.0  # one, and what a busy machine adds: a successor waits for it
 
 ODDITIES: list[Oddity] = []
 
@@ -164,7 +163,6 @@ def test_a_task_that_hangs_does_not_hold_up_the_end(house: House) -> None:
     while not (house.ticks / "hanging").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    took = house.end()
-    assert max(took.values()) < END_SECONDS and took["worker"] < WORKER_END_SECONDS, took
+    assert max(house.end().values()) < END_SECONDS
     house.start()
     assert house.wait_for_ticks(time.time(), 2 * BACK_SECONDS) == set(QUEUES)
