@@ -53,7 +53,7 @@ def keep_our_logging(**_: Any) -> None:
 
 @signals.beat_init.connect
 def end_beat_at_once(**_: Any) -> None:
-    """Let beat end when it is told to: it keeps nothing, and where Redis hangs it takes a quarter of a minute to say goodbye."""
+    """Let beat end when it is told to: it keeps nothing, and where Redis hangs its goodbye takes a quarter of a minute."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
