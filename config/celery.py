@@ -4,6 +4,7 @@ Both are steps of the *worker* blueprint: they start before the broker is looked
 """
 
 import os
+import signal
 from typing import Any
 
 import click
@@ -48,6 +49,12 @@ app.conf.beat_schedule = {
 @signals.setup_logging.connect
 def keep_our_logging(**_: Any) -> None:
     """Keep Celery from replacing the logging that settings.py sets up."""
+
+
+@signals.beat_init.connect
+def end_beat_at_once(**_: Any) -> None:
+    """Let beat end when it is told to: it keeps nothing, and where Redis hangs its goodbye takes a quarter of a minute."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 class CarryLanes(bootsteps.StartStopStep):

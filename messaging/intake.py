@@ -6,9 +6,9 @@ kept in the ledger with the reason, visible and counted, and never tried again b
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 INGEST_LOCK = 0x1A6E57  # one process at a time, so that no later arrival overtakes an earlier one
 ROWS_OF_ORG = 200
+RESULTS_OF_ORG = 200  # of its rows; a delivery of more is taken in several turns, so that others' come between
+RESULTS_AT_ONCE = 2_000
 ROWS_AT_ONCE = 2_000
 BYTES_OF_ORG = 2 << 20  # a larger body comes alone
 BYTES_AT_ONCE = 8 << 20
@@ -64,15 +66,56 @@ def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
         rows = _read_inbox()
         if not rows:
             return Turn()
-        arrivals = [arrival for row in rows for arrival in _arrivals_of_webhook(*row[1:])]
-        work = ingested(arrivals)
-        query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [[row[0] for row in rows]])
-    return Turn(len(rows), work, more=len(rows) > FEW_ROWS or sum(len(row[3]) for row in rows) > FEW_BYTES)
+        share = _share_of(rows)
+        work = ingested(share.arrivals)
+        query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [share.done])
+        for row_id, taken in share.begun.items():
+            query("UPDATE messaging_inbox SET taken = %s WHERE id = %s", [taken, row_id])
+    more = bool(share.begun) or len(rows) > FEW_ROWS or sum(len(row.body) for row in rows) > FEW_BYTES
+    return Turn(len(share.done) + len(share.begun), work, more=more)
 
 
-def _read_inbox() -> list[tuple[int, int, int, bytes, datetime]]:
+class _Row(NamedTuple):
+    """A delivery in the inbox, of whose results some are ingested already."""
+
+    id: int
+    org_id: int
+    account_id: int
+    body: bytes
+    received_at: datetime
+    taken: int
+
+
+@dataclass(slots=True)
+class _Share:
+    """What of the inbox is one turn's."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)  # rows of which nothing is left
+    begun: dict[int, int] = field(default_factory=dict)  # how many results are taken of others
+
+
+def _share_of(rows: Iterable[_Row]) -> _Share:
+    """Choose results: so many of an org and of all, an org's oldest first."""
+    share, of_org = _Share(), Counter[int]()
+    for row in rows:
+        room = min(RESULTS_OF_ORG - of_org[row.org_id], RESULTS_AT_ONCE - len(share.arrivals))
+        if room <= 0:
+            of_org[row.org_id] = RESULTS_OF_ORG  # what came later of this org waits for what is left of this row
+            continue
+        arrivals, more = _arrivals_of_webhook(row, most=room)
+        share.arrivals += arrivals
+        of_org[row.org_id] += len(arrivals)
+        if more:
+            share.begun[row.id] = row.taken + len(arrivals)
+        else:
+            share.done.append(row.id)
+    return share
+
+
+def _read_inbox() -> list[_Row]:
     """Read a share of each org, in turns, bounded in rows and bytes: a flood, or a giant, is one org's own."""
-    return query(
+    rows = query(
         """WITH RECURSIVE org (id) AS (
                (SELECT org_id FROM messaging_inbox ORDER BY org_id LIMIT 1)
                UNION ALL
@@ -86,29 +129,33 @@ def _read_inbox() -> list[tuple[int, int, int, bytes, datetime]]:
                        sum(octet_length(body)) OVER (ORDER BY id) AS bytes_of_org
                    FROM (SELECT id, body FROM messaging_inbox WHERE org_id = org.id ORDER BY id LIMIT %s) AS oldest) AS row
                WHERE org.id IS NOT NULL AND (row.turn = 1 OR row.bytes_of_org <= %s))
-           SELECT inbox.id, inbox.org_id, inbox.account_id, inbox.body, inbox.received_at
+           SELECT inbox.id, inbox.org_id, inbox.account_id, inbox.body, inbox.received_at, inbox.taken
            FROM share CROSS JOIN LATERAL (
                SELECT * FROM messaging_inbox WHERE id = share.id LIMIT 1) AS inbox
            WHERE share.n = 1 OR (share.n <= %s AND share.bytes <= %s)
            ORDER BY inbox.id""",
         [ROWS_OF_ORG, BYTES_OF_ORG, ROWS_AT_ONCE, BYTES_AT_ONCE],
     )
+    return [_Row(*row) for row in rows]
 
 
-def _arrivals_of_webhook(org_id: int, account_id: int, body: bytes, received_at: datetime) -> Iterable[Arrival]:
-    """Read a webhook into its results; one that cannot be read at all is one arrival without effect."""
-    body = bytes(body)
+def _arrivals_of_webhook(row: _Row, *, most: int) -> tuple[list[Arrival], bool]:
+    """Read the next results of a webhook, and say whether there are more; one that cannot be read is one without effect."""
+    body = bytes(row.body)
     try:
         results = webhooks.results_of(json.loads(body))
     except (ValueError, RecursionError):
-        yield _unreadable(org_id, account_id, None, body, received_at, "not JSON")
-        return
-    for result in results:
-        try:
-            yield _arrival_of_result(org_id, account_id, result, received_at)
-        except Exception as exc:  # a shape that the reader did not foresee costs that result alone
-            raw = json.dumps(result).encode()
-            yield _unreadable(org_id, account_id, None, raw, received_at, f"unforeseen: {type(exc).__name__}")
+        return [_unreadable(row.org_id, row.account_id, None, body, row.received_at, "not JSON")], False
+    end = row.taken + most
+    return [_read_result(row, result) for result in results[row.taken : end]], len(results) > end
+
+
+def _read_result(row: _Row, result: object) -> Arrival:
+    try:
+        return _arrival_of_result(row.org_id, row.account_id, result, row.received_at)
+    except Exception as exc:  # a shape that the reader did not foresee costs that result alone
+        raw, problem = json.dumps(result).encode(), f"unforeseen: {type(exc).__name__}"
+        return _unreadable(row.org_id, row.account_id, None, raw, row.received_at, problem)
 
 
 def _arrival_of_result(org_id: int, account_id: int, result: object, received_at: datetime) -> Arrival:

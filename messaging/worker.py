@@ -27,7 +27,7 @@ from messaging.limits import SLOW_SECONDS, ConcurrencyLimits
 from messaging.models import Outcome
 from messaging.receipts import ReceiptOutcome
 from messaging.wake import FROM_NO_WORKER, INBOX_CHANNEL, wake
-from tenants.database import facts_of, is_rows_fault
+from tenants.database import facts_of, is_rows_fault, note_trouble
 from tenants.tenancy import every_org
 
 log = structlog.get_logger(__name__)
@@ -133,7 +133,7 @@ class Worker:
                         time.sleep(GATHER_SECONDS)
                 time.sleep(GATHER_SECONDS)
             except Exception as exc:  # this thread must outlive whatever it stumbles over
-                log.warning("nothing taken in", **facts_of(exc))
+                note_trouble("nothing taken in", exc)
                 self._drop_connection(exc)
                 self.stopping.wait(PAUSE_SECONDS)
                 self.inbox.set()
@@ -214,7 +214,7 @@ class Worker:
         return turn.work
 
     async def _wait_for_the_database(self, exc: Exception) -> list[Work]:
-        log.warning("database trouble", **facts_of(exc))
+        note_trouble("database trouble", exc)
         await self._in_dispatcher(lambda: self._drop_connection(exc))
         await asyncio.sleep(PAUSE_SECONDS)
         self._look_soon()

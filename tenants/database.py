@@ -1,5 +1,7 @@
 """Tells what a database error means: for the row in hand, and for the connection that it came from."""
 
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +27,9 @@ ROWS_CLASSES = {
     "54",  # limits of PostgreSQL: a text too long for an index, JSON nested too deep
     "P0",  # raised by a function, such as an operator's trigger, over what it was given
 }
+TROUBLE_SECONDS = 10.0  # in which trouble of one kind is one line of the log
+_troubles: dict[tuple[str, str, str], tuple[float, int]] = {}  # until when a kind is quiet, and how often it came meanwhile
+_troubles_lock = threading.Lock()
 MOST_FRAMES = 4  # of our code, in a log line
 # What Python, Django and psycopg raise over a value before it is sent, or after it came
 ROWS_ERRORS = (
@@ -87,6 +92,26 @@ def facts_of(exc: BaseException) -> dict[str, str]:
     ours = [each for each in traceback.extract_tb(exc.__traceback__) if "site-packages" not in each.filename]
     at = " > ".join(f"{Path(each.filename).name}:{each.lineno}" for each in ours[-MOST_FRAMES:])
     return {"error": type(exc).__name__, "code": sqlstate(exc), "at": at}
+
+
+def note_trouble(event: str, exc: BaseException, **about: object) -> None:
+    """Log trouble of the database: each kind at once, and while it lasts once in some seconds, with how often it came.
+
+    Who tries again several times a second would fill the log else, in every process at once.
+    """
+    error = _from_psycopg(exc)
+    key, now = (event, type(exc).__name__, sqlstate(exc)), time.monotonic()
+    with _troubles_lock:
+        quiet_until, count = _troubles.get(key, (0.0, 0))
+        _troubles[key] = (quiet_until, count + 1) if now < quiet_until else (now + TROUBLE_SECONDS, 0)
+    if now < quiet_until:
+        return
+    facts: dict[str, object] = {**about, **facts_of(exc)}
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:  # libpq's words on a connection: no row's
+        facts["why"] = str(error).strip().partition("\n")[0][:200]
+    if count:
+        facts["repeated"] = count
+    log.warning(event, **facts)
 
 
 def is_spent(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], exc: BaseException) -> bool:

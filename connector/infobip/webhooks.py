@@ -101,6 +101,8 @@ def parse_result(result: object, *, received_at: datetime) -> Event:
     """
     if not isinstance(result, dict):
         raise UnexpectedPayload("the result is not an object")
+    if isinstance(listed := result.get("results"), list) and len(listed) > MOST_RESULTS:
+        raise UnexpectedPayload(f"{len(listed)} results in one delivery; at most {MOST_RESULTS} are read")
     if _is_delivery_report(result):
         return _parse_delivery_report(result, received_at)
     if _is_seen_report(result):

@@ -68,7 +68,7 @@ class ClockTimestamp(models.Func):
 
 
 class Inbox(models.Model):
-    """What the door took and nobody has ingested yet: appended by inbox.py, deleted by ingest.py, never changed.
+    """What the door took and nobody has ingested yet: appended by inbox.py, deleted by intake.py.
 
     It names org and account without foreign keys: checking them would cost as much as the row, and what is removed
     meanwhile is found out by ingesting.
@@ -78,6 +78,9 @@ class Inbox(models.Model):
     account_id = models.BigIntegerField()
     body = models.BinaryField(help_text="as it came")
     received_at = models.DateTimeField(db_default=ClockTimestamp())
+    taken = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="results that are ingested; the rest waits its turn"
+    )
 
     class Meta:
         verbose_name_plural = "inbox"

@@ -13,7 +13,7 @@ from tests.config.queues import QUEUES
 from tests.support.house import ODD_SECONDS, PROCESSES, House, Oddity, during, opened
 
 BACK_SECONDS = 8.0
-END_SECONDS = 10.0  # five, and what a busy machine adds
+END_SECONDS = 3.0  # one, and what a busy machine adds: a successor waits for it
 
 ODDITIES: list[Oddity] = []
 

@@ -72,6 +72,14 @@ def test_a_large_body_below_the_limit_is_taken(web: Web, acme: World) -> None:
     assert stored() == [body]
 
 
+def test_a_body_of_more_values_than_2000_messages_have_is_refused(web: Web, acme: World) -> None:
+    """To read it would hold up everybody's messages for as long as it takes."""
+    status, said = web.post(acme, b'{"results":[' + b"{}," * 250_001 + b"{}]}")
+    assert status == 413 and "Send fewer results at a time" in said
+    assert web.post(acme, b'{"results":[' + b"{}," * 249_000 + b"{}]}")[0] == 200
+    assert len(stored()) == 1
+
+
 def test_many_at_once_are_each_stored_once(web: Web, acme: World, rival: World) -> None:
     bodies = [(world, hello(world, str(number))) for number in range(100) for world in (acme, rival)]
     with ThreadPoolExecutor(20) as pool:

@@ -160,6 +160,40 @@ def test_a_giant_waits_for_a_turn_of_its_own(acme: World, rival: World, monkeypa
     assert take_inbox().taken == 1 and len(texts()) > 2
 
 
+def test_a_delivery_of_many_results_is_taken_in_turns_between_which_others_come(
+    acme: World, rival: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one signed webhook of 5,000 results is one transaction of seconds, in which nobody else has a turn."""
+    monkeypatch.setattr(intake, "RESULTS_OF_ORG", 4)
+    append(acme, *(written(acme, f"{n}", user=f"38591{n:07d}") for n in range(10)))
+    append(acme, written(acme, "afterwards"))
+    turn = take_inbox()
+    assert turn.more and texts() == {"0", "1", "2", "3"}
+    append(rival, written(rival, "hello"))
+    assert take_inbox().more and texts() == {*"01234567", "hello"}
+    assert Inbox.objects.get(org_id=acme.org.pk, taken=8)  # whoever goes on knows how far it got
+    assert take_inbox().taken == 2 and texts() == {*"0123456789", "hello", "afterwards"}
+    assert not Inbox.objects.exists()
+    assert ReceivedEvent.objects.count() == 12
+
+
+def test_of_all_orgs_together_a_turn_takes_so_many_results(
+    acme: World, rival: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "RESULTS_AT_ONCE", 3)
+    append(acme, written(acme, "a"), written(acme, "b"))
+    append(rival, written(rival, "c"), written(rival, "d"))
+    assert take_inbox().more and len(texts()) == 3
+    take_inbox()
+    assert texts() == {*"abcd"} and not Inbox.objects.exists()
+
+
+def test_a_delivery_of_more_results_than_infobip_ever_posts_is_kept_with_that_reason(acme: World) -> None:
+    append(acme, *[{}] * 5001)
+    take_inbox()
+    assert ReceivedEvent.objects.get().problem == "5001 results in one delivery; at most 5000 are read"
+
+
 def test_one_process_ingests_at_a_time(acme: World) -> None:
     append(acme, written(acme, "hello"))
     locked, done = threading.Event(), threading.Event()

@@ -5,18 +5,20 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import Error as DjangoDatabaseError
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from connector.http import ApiError
 from devstack.ports import free_port
-from tenants.database import facts_of, is_database_trouble, is_rows_fault
+from tenants import database
+from tenants.database import facts_of, is_database_trouble, is_rows_fault, note_trouble
 from tenants.models import Org
 from tests.tenants.conftest import Connection, Two
 
@@ -329,3 +331,21 @@ def test_a_log_says_what_failed_and_where_and_never_what_somebody_wrote(two: Two
 
 def a_text_with_what_somebody_wrote(two: Two) -> None:
     two.mine.execute("SELECT %s::int", ["a secret"])
+
+
+def test_trouble_that_lasts_is_a_line_at_once_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tries a second, in each process, would fill the log for as long as the database is away."""
+    monkeypatch.setattr(database, "_troubles", {})
+    refused = OperationalError("connection refused")
+    refused.__cause__ = psycopg.OperationalError("connection refused: is the server running?\nhost ...")
+    lines: list[dict[str, object]] = []
+    told = SimpleNamespace(warning=lambda event, **facts: lines.append({"event": event, **facts}))
+    monkeypatch.setattr(database, "log", told)
+    for _ in range(50):
+        note_trouble("database trouble", refused)
+        note_trouble("nothing taken in", refused)
+    assert [line["event"] for line in lines] == ["database trouble", "nothing taken in"]
+    assert lines[0]["why"] == "connection refused: is the server running?"
+    monkeypatch.setattr(database, "_troubles", {key: (0.0, count) for key, (_, count) in database._troubles.items()})
+    note_trouble("database trouble", refused)
+    assert lines[-1]["repeated"] == 49
