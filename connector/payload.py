@@ -51,17 +51,24 @@ def _is_deeper(value: object, most: int) -> bool:
     return True
 
 
-def parse_time(value: object, *, ahead: timedelta = AHEAD) -> datetime | None:
+def parse_time(value: object, *, ahead: timedelta | None = None) -> datetime | None:
     """Read a time: ISO 8601 in any of the platforms' spellings (without a zone it is UTC), or milliseconds since 1970.
 
-    None where it is none, or lies before the year 2000 or further ahead than ``ahead``: PostgreSQL stores years that
-    psycopg cannot load, and a day more may step over the edge. Whoever asks then takes the time of arrival.
+    None where it is none, or lies before the year 2000 or too far ahead: PostgreSQL stores years that psycopg cannot load,
+    and a day more may step over the edge. Whoever asks then takes the time of arrival. What is said to have happened a
+    little ahead of now happened now, by a clock that is fast: nothing opens a window for longer than it lasts, or makes
+    what comes afterwards late.
+
+    :param ahead: how far ahead it may lie, for what is yet to come
     """
     try:
         at = _time_of(value)
     except (ValueError, OverflowError):
         return None
-    return at if at is not None and FIRST_TIME <= at <= datetime.now(UTC) + ahead else None
+    now = datetime.now(UTC)
+    if at is None or not FIRST_TIME <= at <= now + (ahead or AHEAD):
+        return None
+    return at if ahead is not None else min(at, now)
 
 
 def _time_of(value: object) -> datetime | None:

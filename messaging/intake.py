@@ -323,7 +323,8 @@ def _move_positions(batches: Sequence[StreamBatch]) -> set[int]:
 
 def _arrival_of_event(batch: StreamBatch, event: PlatformEvent, received_at: datetime) -> Arrival:
     body = event.payload if event.record is None else json.dumps(event.record, default=str).encode()
-    key = f"event:{event.id}"[:300]
+    # one without an id is told from others by where it lay and what it says
+    key = f"event:{event.id}"[:300] if event.id else f"sha256:{hashlib.sha256(event.replay_id + event.payload).hexdigest()}"
     arrival = Arrival(batch.org_id, None, batch.subscription_id, key, body, received_at=received_at)
     try:
         return _with_event(arrival, lambda: parse_event(event, batch.topic))

@@ -83,6 +83,7 @@ def key_of(result: object) -> str:
             if isinstance(own_id, str) and 0 < len(own_id) <= LONGEST_ID and clean(own_id) == own_id:
                 return f"conversation:{own_id}"
         message_id = result.get("messageId")
+        message_id = str(message_id) if type(message_id) is int and abs(message_id) < 10**LONGEST_ID else message_id
         if isinstance(message_id, str) and 0 < len(message_id) <= LONGEST_ID and clean(message_id) == message_id:
             if _is_delivery_report(result) and isinstance(status_id := result["status"].get("id"), int):
                 return f"delivery:{message_id}:{str(status_id)[:20]}"

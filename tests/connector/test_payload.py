@@ -48,11 +48,18 @@ def test_another_value_is_no_time(value: object) -> None:
     assert parse_time(value) is None
 
 
-def test_a_time_lies_at_most_a_day_ahead_but_where_one_may() -> None:
+def test_what_happened_by_a_fast_clock_happened_now() -> None:
     now = datetime.now(UTC)
-    assert parse_time((now + timedelta(hours=23)).isoformat()) is not None
+    for ahead in (timedelta(seconds=2), timedelta(hours=23)):
+        at = parse_time((now + ahead).isoformat())
+        assert at is not None and now <= at <= datetime.now(UTC)
     assert parse_time((now + timedelta(hours=25)).isoformat()) is None
-    assert parse_time((now + timedelta(days=300)).isoformat(), ahead=timedelta(days=301)) is not None
+
+
+def test_only_what_is_yet_to_come_lies_ahead() -> None:
+    to_come = datetime.now(UTC) + timedelta(days=300)
+    assert parse_time(to_come.isoformat(), ahead=timedelta(days=301)) == to_come
+    assert parse_time(to_come.isoformat(), ahead=timedelta(days=299)) is None
 
 
 @pytest.mark.parametrize("source", [{}, {"a": None}, {"a": 7}, {"a": ""}, {"a": " \x00 "}, {"a": ["x"]}])

@@ -66,7 +66,7 @@ def test_what_has_no_id_is_known_by_its_content() -> None:
     assert key_of(notice) != key_of({**notice, "timestamp": "2026-03-03T09:00:00.000+0000"})
 
 
-@pytest.mark.parametrize("message_id", [None, 7, "", [], "x" * 251, "a\x00b", "a\ud800b"])
+@pytest.mark.parametrize("message_id", [None, 7.5, "", [], "x" * 251, "a\x00b", "a\ud800b"])
 def test_an_id_that_cannot_be_stored_is_no_key(message_id: object) -> None:
     key = key_of({**result("whatsapp/text"), "messageId": message_id})
     assert key.startswith("sha256:")

@@ -381,3 +381,19 @@ def test_words_arrive_though_from_is_missing_where_the_contact_names_the_writer(
     del written["from"]
     receive_webhook(acme.account, [written])
     assert Conversation.objects.get().subject == "HR.1234567890"
+
+
+def test_a_window_is_never_longer_than_a_day_from_now_and_a_fast_clock_makes_nothing_late(acme: World) -> None:
+    ahead = (timezone.now() + timedelta(hours=20)).isoformat()
+    receive_webhook(acme.account, [text(acme, "from the future") | {"receivedAt": ahead}])
+    closes = Conversation.objects.get().window_closes_at
+    assert closes is not None and closes <= timezone.now() + timedelta(hours=24)
+    Lane.objects.filter(direction=Direction.INBOUND).update(carried_until=Message.objects.get().written_at)
+    receive_webhook(acme.account, [text(acme, "afterwards")])
+    assert not Message.objects.get(text="afterwards").late
+
+
+def test_a_message_whose_id_is_a_number_is_one_however_often_it_comes(acme: World) -> None:
+    for _ in range(2):
+        receive_webhook(acme.account, [text(acme, "hello") | {"messageId": 12345678901234567890}])
+    assert Message.objects.get().source_entry == "12345678901234567890"
