@@ -192,8 +192,9 @@ STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True  # straight from the packages: nothing is collected, DISABLE_COLLECTSTATIC=1 on Heroku
 WHITENOISE_AUTOREFRESH = False
 
-# Logs: one JSON object a line, on standard output, with ids and never with a token or a text.
+# Logs: one JSON object a line, with ids and never with a token or a text; on standard output, and of commands on the other.
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO")
+LOG_STREAM: Any = sys.stderr if env.str("LOG_STREAM", "stdout") == "stderr" else sys.stdout
 _shared: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -214,7 +215,7 @@ LOGGING: dict[str, Any] = {
             ],
         }
     },
-    "handlers": {"lines": {"class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "json"}},
+    "handlers": {"lines": {"class": "logging.StreamHandler", "stream": LOG_STREAM, "formatter": "json"}},
     "root": {"handlers": ["lines"], "level": LOG_LEVEL},
     "loggers": {
         "celery": {"level": "WARNING"},

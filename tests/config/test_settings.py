@@ -1,5 +1,6 @@
 """What the environment says arrives in PostgreSQL."""
 
+import json
 import os
 import subprocess
 import sys
@@ -64,3 +65,17 @@ def test_both_ends_of_a_connection_ask_whether_the_other_host_lives() -> None:
         "keepalives_count": "3",
     }
     assert ours["tcp_user_timeout"] == "10000" and ours["connect_timeout"] == "2"
+
+
+def test_a_command_prints_its_result_alone_and_logs_beside_it() -> None:
+    """What a command prints is read by other programs."""
+    code = "import structlog; structlog.get_logger('x').warning('noted'); print('result')"
+    done = subprocess.run(
+        [sys.executable, "manage.py", "shell", "--no-imports", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "result\n"
+    assert json.loads(done.stderr)["event"] == "noted"
