@@ -57,7 +57,7 @@ def test_a_form_of_ours_is_taken_from_a_browser_without_scripts(browser: Browser
     context.close()
 
 
-@pytest.mark.parametrize("width", [NARROW, 1400])
+@pytest.mark.parametrize("width", [320, NARROW, 1400])
 def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     browser: Browser, acme: World, rival: World, live_server: LiveServer, width: int
 ) -> None:
