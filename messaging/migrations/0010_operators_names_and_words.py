@@ -38,7 +38,9 @@ class Migration(migrations.Migration):
             model_name="message",
             name="own_failures",
             field=models.PositiveIntegerField(
-                db_default=0, default=0, help_text="tries in vain while others passed; given up after eight, or 15 minutes of them"
+                db_default=0,
+                default=0,
+                help_text="tries in vain while others passed; given up after eight, or 15 minutes of them",
             ),
         ),
         migrations.AlterField(
