@@ -186,6 +186,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "config.formats"
 
 # Static files
 STATIC_URL = "/static/"

@@ -98,7 +98,7 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
         sender = senders.get((arrival.account_id or 0, event.sender))
         if sender is None:
             arrival.problem = f"the number ending in {event.sender[-4:]} is not set up as a sender of this account"
-            count_refusal(arrival.account_id, "unknown sender")
+            count_refusal(arrival.account_id, "unknown sender", number=event.sender)
             continue
         incoming.append(
             Incoming(

@@ -650,10 +650,11 @@ def doctor_view(request: PageRequest) -> HttpResponse:
         except SetupProblem as exc:
             problem = " ".join(exc.problems.values())
     findings = doctor.run_checks(request.org)
-    order = {doctor.State.FAILED: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2}
-    trouble = [each for each in findings if each.state in order]
+    order = {doctor.State.FAILED: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2, doctor.State.NOTE: 3}
+    listed = [each for each in findings if each.state in order]
     context = {
-        "trouble": sorted(trouble, key=lambda each: order[each.state]),
+        "listed": sorted(listed, key=lambda each: order[each.state]),
+        "trouble": any(each.state is not doctor.State.NOTE for each in listed),
         "passed": [each for each in findings if each.state not in order],
         "problem": problem,
     }
