@@ -214,14 +214,18 @@ LOGGING: dict[str, Any] = {
             ],
         }
     },
-    "handlers": {"lines": {"class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "json"}},
+    "handlers": {
+        "lines": {"class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "json"},
+        "counted": {"class": "config.counted.CountedHandler"},
+    },
     "root": {"handlers": ["lines"], "level": LOG_LEVEL},
     "loggers": {
         "celery": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
         "urllib3": {"level": "ERROR"},
         "psycopg.pool": {"level": "ERROR"},
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "handlers": ["counted"], "propagate": False},
+        "django.security": {"handlers": ["counted"], "propagate": False},
     },
 }
 logging.captureWarnings(True)
