@@ -1,11 +1,14 @@
 """Serves the description of our API, which is made once: to make it takes as long as fifty other pages."""
 
 from functools import cache
+from threading import Lock
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
+
+_making = Lock()  # what makes it fails where two threads are at it
 
 
 @require_safe
@@ -13,7 +16,8 @@ def schema(request: HttpRequest) -> HttpResponse:
     """Give the OpenAPI document: YAML, or JSON to who accepts JSON."""
     as_json = "json" in request.headers.get("Accept", "")
     renderer = OpenApiJsonRenderer if as_json else OpenApiYamlRenderer
-    return HttpResponse(_document(as_json=as_json), content_type=renderer.media_type)
+    with _making:
+        return HttpResponse(_document(as_json=as_json), content_type=renderer.media_type)
 
 
 @cache
