@@ -1,5 +1,6 @@
 """What every door of ours promises, whoever stands before it."""
 
+import asyncio
 import json
 import socket
 import time
@@ -10,7 +11,9 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from messaging.door_body import FIRST_SECONDS, MOST_READERS
+from messaging import door_body
+from messaging.door_body import Held, Room
+from messaging.door_refusals import Refused
 from messaging.models import ChatbotMessage, Handover, Inbox
 from tenants.cache import refusals_today
 from tenants.tenancy import every_org
@@ -233,16 +236,23 @@ def test_a_body_of_which_no_byte_comes_is_given_up_soon(web: Web, acme: World) -
     assert said.startswith(b"HTTP/1.1 408 ") and 2 < time.monotonic() - began < 3.5
 
 
-def test_of_bodies_that_do_not_come_a_thousand_are_waited_for_and_the_oldest_give_way(web: Web, acme: World) -> None:
-    door = TestWebhooks()
-    head = begun(door.path(acme), door.proof(acme, b"{}"), "Content-Length: 2000")
-    began = time.monotonic()
-    sockets = [web.raw(head) for _ in range(MOST_READERS + 20)]
-    assert [read_to_the_end(each)[9:12] for each in sockets[:20]] == [b"503"] * 20
-    assert time.monotonic() - began < FIRST_SECONDS
-    assert read_to_the_end(sockets[-1], 4)[9:12] == b"408"
-    for each in sockets:
-        each.close()
+def test_of_bodies_that_do_not_come_the_oldest_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_body, "MOST_READERS", 3)
+    busy, quiet = Room(1 << 20, Room(1 << 20)), Room(1 << 20)
+
+    async def wait(room: Room) -> int:
+        async def never() -> dict[str, Any]:
+            await asyncio.sleep(60)
+            return {}
+
+        with pytest.raises(Refused) as refused, Held(room) as held:
+            await held.read(never, length=2000, limit=2000)
+        return refused.value.status
+
+    async def all_at_once() -> list[int]:
+        return await asyncio.gather(*(wait(room) for room in [busy] * 5 + [quiet]))
+
+    assert asyncio.run(all_at_once()) == [503, 503, 408, 408, 408, 408]
 
 
 @pytest.mark.parametrize(
