@@ -197,7 +197,7 @@ def test_what_a_stranger_sends_behind_a_request_is_not_worked_on(web: Web) -> No
         assert said.count(b"HTTP/1.1 200") == answered
 
 
-def test_refusals_of_django_are_counted_in_one_line_and_its_own_faults_told_whole(web_of_ours: Web) -> None:
+def test_refusals_of_django_are_counted_together_without_their_tracebacks(web_of_ours: Web) -> None:
     web = web_of_ours
     too_many = b"&".join(b"a%d=b" % number for number in range(1100))
     form = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": "csrftoken=" + "a" * 32}
