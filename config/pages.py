@@ -5,7 +5,7 @@ Django with its length, without which it takes a body for empty; the response is
 reads slowly holds a thread either. (`a2wsgi` does both inside the thread, and a client that goes away keeps it for good.)
 
 Threads share the interpreter with the door in front of them. So requests that show nothing of ours, neither a session nor a
-token, share a few; they cannot be told apart more cheaply, and whoever makes something up is told so by a quick page.
+token, share a few. Whoever makes one up is not held back by that: to find it out takes a look into the database.
 
 https://peps.python.org/pep-3333/ and https://asgi.readthedocs.io/en/latest/specs/www.html
 """
