@@ -118,6 +118,16 @@ def test_a_process_that_has_lost_its_hold_takes_nothing_and_looks_again(acme: Wo
     assert dispatcher.must_look([])
 
 
+def test_a_process_that_stops_goes_on_with_no_lane(acme: World, dispatcher: Dispatcher) -> None:
+    write(acme)
+    work = dispatcher.turn([], ROOM).work
+    write(acme)  # the next message of the same lane
+    dispatcher.stopping.set()
+    assert dispatcher.turn(ended(work), None).work == []
+    lane = Lane.objects.get(direction=Direction.INBOUND)
+    assert lane.holder is None and lane.due_at is not None
+
+
 def open_circuit(work: Sequence[Work]) -> None:
     circuits.note([Call(work[0].claim.endpoint, lane_id, False) for lane_id in range(5)])
 
