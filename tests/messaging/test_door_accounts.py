@@ -95,7 +95,7 @@ def test_made_up_uuids_wait_behind_those_that_are_known_and_in_a_bounded_number(
 
 
 def test_between_two_queries_those_that_come_are_gathered(asked: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door_accounts, "TURN_SECONDS", 0.5)
+    monkeypatch.setattr(door_accounts, "TURN_SECONDS", 1.0)
 
     async def use(accounts: Accounts) -> None:
         await finding(accounts, STRANGERS[0])

@@ -225,6 +225,8 @@ def test_a_call_that_does_not_end_before_the_process_does_is_in_doubt(
         queue(acme)
         with working():
             wait_until(lambda: len(seen) == 1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 8  # long before the call would have been given up
         release.set()
     assert Attempt.objects.get().outcome == Outcome.IN_DOUBT
     assert Lane.objects.get(direction="outbound").holder is None
