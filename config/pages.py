@@ -28,7 +28,7 @@ from messaging.door_refusals import Refused
 
 log = structlog.get_logger(__name__)
 
-STRANGERS_THREADS = 3  # at most, of all
+STRANGERS_THREADS = 5  # at most, of all
 STRANGERS_BODY = 64 * 1024  # bytes: a sign-in, or a chatbot's call
 MOST_WAITING = 200  # requests, for a thread of either kind
 WAIT_SECONDS = 10.0  # for a thread

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("messaging", "0009_indexes"),
+        ("messaging", "0010_inbox_taken"),
         ("tenants", "0009_channel_created_at"),
     ]
 

@@ -44,8 +44,16 @@ REFUSALS = {
     "too large": Refusal(
         "They were larger than what is taken at once.", AGAIN, "Let the subscription send fewer results at a time."
     ),
+    "too many values": Refusal(
+        "They held more than is read at once.", AGAIN, "Let the subscription send fewer results at a time."
+    ),
+    "broken body": Refusal(
+        "They broke off, or were garbled on their way.",
+        AGAIN,
+        "Check the proxy, if there is one, between Infobip and our address.",
+    ),
     "trickling body": Refusal(
-        "They did not arrive within ten seconds.",
+        "They did not arrive in time: their first byte within 2.5 seconds, all of them within ten.",
         AGAIN,
         "Check the proxy, if there is one, between Infobip and our address.",
     ),

@@ -144,6 +144,15 @@ def test_while_all_threads_are_busy_some_wait_and_the_rest_are_told(web: Web) ->
     wait_until(lambda: web.request("GET", "/")[0] == 200, seconds=15)
 
 
+def test_of_those_that_wait_there_are_so_many_and_the_next_is_told_at_once(django_db_setup: None) -> None:
+    with Web("tests.config.odd_pages", MOST_WAITING="1") as web:
+        for _ in range(6):
+            web.raw(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert web.request("GET", "/")[0] == 503 and time.monotonic() - began < 1
+
+
 @pytest.mark.parametrize("length", [STRANGERS_BODY + 1, 10**12, 10**30])
 def test_a_body_larger_than_a_pages_is_refused_before_it_is_read(web: Web, length: int) -> None:
     with web.raw(f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode()) as one:
