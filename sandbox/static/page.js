@@ -676,7 +676,7 @@ function drawTotal(way, node) {
   const total = node.querySelector(".total");
   const running = way.total == null && !way.done;
   total.classList.toggle("running", running);
-  total.classList.toggle("bad", way.failed);
+  total.classList.toggle("bad", Boolean(way.failed));
   put(total, way.failed ? "Failed" : way.total != null ? duration(way.total) : running ? `${duration(Math.max(0, Date.now() - way.at))}…` : "–");
 }
 

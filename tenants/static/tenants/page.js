@@ -125,7 +125,7 @@
     if (typeof event.data?.signInCode === "string") finish(event.data.signInCode);
     if (typeof event.data?.signInProblem === "string") {
       pending = null;
-      tellRefusal(`The sign-in did not work. ${event.data.signInProblem} You can sign in again.`);
+      tellRefusal(`The sign-in did not work; you can sign in again. ${event.data.signInProblem}`);
     }
   });
 
