@@ -211,6 +211,7 @@ def test_what_is_refused_for_good_ends_red_with_the_reason(demo: Stack, page: Pa
     use_phone(page, "385991234581", "Jana Kovac")
     write(page, "Do you have it in blue?")
     open_session(page, "Jana Kovac")
+    expect(page.locator("#chat .bubble:not(.mine)")).to_contain_text(["Hang tight"], timeout=PASSES_MS)
     demo.control("POST", "/control/faults", {"where": "send", "what": "success_false", "count": 1})
     reply(page, "We do.")
     way = way_of(page, "We do.")
