@@ -6,6 +6,8 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from tenants.models import Draft
+from tenants.tenancy import every_org
 from tests.set_up.conftest import Company
 from tests.set_up.pages import STEPS, look, press, signed_in
 from tests.tenants.salesforce import OURS
@@ -62,3 +64,15 @@ def test_a_number_says_that_it_was_saved_or_why_not_with_what_was_chosen_still_t
     refused = press(ada, acme.org, "senders", channel="gone", **fields | {"first": "rep"}).content.decode()
     assert "Not saved. This channel is no longer there." in refused and "✓ Saved" not in refused
     assert '<option value="chatbot" selected>' not in refused
+
+
+@pytest.mark.django_db
+def test_a_key_whose_login_works_can_still_be_changed() -> None:
+    client = Client()
+    client.post("/", {"my_domain": "https://newcomer.my.salesforce.com"}, **OURS)
+    with every_org():
+        Draft.objects.update(consumer_key="3MVG9kept", username="byoc@newcomer.example")
+    page = client.get("/new/").content.decode()
+    assert "The test login works." in page and 'href="/new/?change=yes"' in page
+    page = client.get("/new/?change=yes").content.decode()
+    assert "Test the login" in page and 'value="3MVG9kept"' in page
