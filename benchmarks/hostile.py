@@ -8,6 +8,7 @@ It prints ``ready``, begins with the next line, goes on until its standard input
 import asyncio
 import itertools
 import json
+import resource
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -24,6 +25,7 @@ ANSWERS = "/api/infobip/inbound/answers"
 FORGED = "SHA256=" + "5" * 64  # well-formed, so that somebody must look further
 AGAIN = 0.2  # seconds before somebody whose connection was closed comes again
 PATIENCE = 30.0  # seconds for an answer
+STAYS = 5.0  # seconds for which somebody keeps a connection that is not closed
 HANGS = 1.0  # seconds after which a page that has not answered counts as one that hangs
 
 
@@ -35,6 +37,8 @@ class Attacker:
         parts = urlsplit(self.web)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.came: Counter[str] = Counter()
+        # one address of this machine has too few ports for thousands that come again and again
+        self.sources = itertools.cycle([f"127.0.0.{number}" for number in range(2, 52)])
 
     async def again_and_again(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do something for ever, whatever happens."""
@@ -45,7 +49,8 @@ class Attacker:
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection."""
-        opened = await asyncio.open_connection(self.host, self.port)
+        source = (next(self.sources), 0) if self.host == "127.0.0.1" else None
+        opened = await asyncio.open_connection(self.host, self.port, local_addr=source)
         self.came["connections"] += 1
         return opened
 
@@ -116,6 +121,51 @@ async def half_headers(attacker: Attacker) -> None:
     await asyncio.gather(*(attacker.again_and_again(begin) for _ in range(520)))
 
 
+async def bodies_that_never_begin(attacker: Attacker) -> None:
+    """4,600 connections send the whole head of a webhook and no body, and come again when they are closed."""
+    urls = itertools.cycle(attacker.job["webhooks"])
+
+    async def begin() -> None:
+        head = request(next(urls), b" " * 1000, {SIGNATURE_HEADER: FORGED})[:-1000]
+        reader, writer = await attacker.open()
+        try:
+            writer.write(head)
+            answer = await reader.read()
+            attacker.came[f"answers {answer[9:12].decode()}" if answer else "closed without an answer"] += 1
+        finally:
+            writer.close()
+
+    await crowd(attacker, 4600, begin)
+
+
+async def connections_that_stay(attacker: Attacker) -> None:
+    """6,000 connections ask whether the process lives, and stay."""
+    asked = f"GET /healthz HTTP/1.1\r\nHost: {attacker.host}\r\n\r\n".encode()
+
+    async def stay() -> None:
+        reader, writer = await attacker.open()
+        try:
+            writer.write(asked)
+            async with asyncio.timeout(STAYS):
+                await reader.read()
+                attacker.came["closed"] += 1
+                await asyncio.sleep(STAYS)
+        finally:
+            writer.close()
+
+    await crowd(attacker, 6000, stay)
+
+
+async def crowd(attacker: Attacker, count: int, what: Callable[[], Awaitable[None]]) -> None:
+    """Do something so many times at once, for ever; they come within a second, since a listener's queue is short."""
+
+    async def come(place: int) -> None:
+        await asyncio.sleep(place / count)
+        await attacker.again_and_again(what)
+
+    await asyncio.gather(*(come(place) for place in range(count)))
+
+
 async def nested_lists(attacker: Attacker) -> None:
     """Twelve unsigned bodies of 16 MiB, of millions of lists each, come at once to the path that names no account."""
     body = b'{"results": [' + b"[]," * ((16 << 20) // 3 - 8) + b"[]]}"
@@ -181,6 +231,8 @@ async def ask_for_pages(attacker: Attacker, ours: str) -> None:
 KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
     "sixteen trickling bodies": trickle,
     "520 half-sent headers": half_headers,
+    "4,600 bodies that never begin": bodies_that_never_begin,
+    "6,000 connections that stay": connections_that_stay,
     "twelve nested lists of 16 MiB": nested_lists,
     "bodies of 1,000 numbers": many_numbers,
     "65,000 spaces in a hand-over call": spaces,
@@ -219,6 +271,8 @@ async def attack(job: dict[str, Any]) -> Counter[str]:
 
 def main() -> None:
     """Wait for the word, attack, and tell."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     job = json.loads(read_line())
     print("ready", flush=True)
     if read_line():

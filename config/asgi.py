@@ -14,7 +14,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django = get_wsgi_application()  # sets Django up, which what is imported now needs
 
 from config.pages import Pages, Scope, Send  # noqa: E402
-from messaging.door import Door, address_in, answer, is_nearly_ours, tidied  # noqa: E402
+from messaging.door import CLOSE, Door, address_in, answer, is_nearly_ours, tidied  # noqa: E402
 from messaging.door_body import Receive  # noqa: E402
 
 MOST_FILES = 65_536
@@ -37,7 +37,7 @@ class Site:
         if address is not None:
             await self._door.take(address, scope, receive, send)
         elif path == "/healthz":
-            await answer(send, 200, b"ok", [(b"content-type", b"text/plain")])
+            await answer(send, 200, b"ok", [(b"content-type", b"text/plain"), CLOSE])
         elif not is_nearly_ours(path):
             await self._pages.serve(scope, receive, send)
         elif (known := _known_path(path)) is not None:

@@ -4,6 +4,9 @@ A thread is taken only for what Django does itself. The body is read before, wit
 Django with its length, without which it takes a body for empty; the response is sent on afterwards, so that nobody who
 reads slowly holds a thread either. (`a2wsgi` does both inside the thread, and a client that goes away keeps it for good.)
 
+Threads share the interpreter with the door in front of them. So requests that show nothing of ours, neither a session nor a
+token, share a few. Whoever makes one up is not held back by that: to find it out takes a look into the database.
+
 https://peps.python.org/pep-3333/ and https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
@@ -19,20 +22,27 @@ from typing import Any
 import structlog
 from django.conf import settings
 
-from messaging.door import send_refusal
-from messaging.door_body import ClientGone, Held, Receive, Room, length_of
+from messaging.door import CLOSE, send_refusal
+from messaging.door_body import ClientGone, Held, Receive, Room, broken, length_of
 from messaging.door_refusals import Refused
 
 log = structlog.get_logger(__name__)
 
-MOST_WAITING = 200  # requests, for a thread
+STRANGERS_THREADS = 5  # at most, of all
+STRANGERS_BODY = 64 * 1024  # bytes: a sign-in, or a chatbot's call
+MOST_WAITING = 200  # requests, for a thread of either kind
 WAIT_SECONDS = 10.0  # for a thread
 MOST_BODIES = 16 * 1024 * 1024  # bytes, of all requests that are read or wait
 PIECE = 64 * 1024  # bytes of a response that are sent on at once
 MOST_UNSENT = 1024 * 1024  # bytes that a thread may be ahead of the client; most responses are smaller than this
 STALL_SECONDS = 10.0  # for a client to take the next piece
 
+# what our own pages and callers bring along: names only, for whether it is worth anything takes a look into the database
+OUR_HEADERS = {b"authorization", b"x-connector-token"}
+OUR_COOKIES = (b"__Host-", settings.SESSION_COOKIE_NAME.encode() + b"=")
+
 Scope = MutableMapping[str, Any]
+Headers = Iterable[tuple[bytes, bytes]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -44,39 +54,33 @@ class Pages:
     """
 
     def __init__(self, application: Application, *, threads: int) -> None:
+        strangers = min(STRANGERS_THREADS, max(1, threads // 2))
         self._application = application
-        self._threads = ThreadPoolExecutor(threads, "page")
-        self._free = asyncio.Semaphore(threads)
-        self._waiting = 0
+        self._strangers, self._known = _Threads(strangers), _Threads(max(1, threads - strangers))
         self._room = Room(MOST_BODIES)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with a page; 408 and 413 for a body too slow or too large, 503 while all threads are busy."""
+        """Answer a request with a page.
+
+        408 and 413 for a body too slow or too large, 415 for a multipart one, 503 while all threads are busy.
+        """
+        known = shows_something_of_ours(scope["headers"])
+        threads = self._known if known else self._strangers
         try:
+            _refuse_multipart(scope["headers"])
             with Held(self._room) as held:
-                limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+                limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE if known else STRANGERS_BODY
                 body = await held.read(receive, length=length_of(scope["headers"], limit), limit=limit)
-                await self._wait_for_a_thread()
-                response = _Response(asyncio.get_running_loop())
-                work = self._threads.submit(self._work, environ_of(scope, body), response)
-                work.add_done_callback(lambda _: response.loop.call_soon_threadsafe(self._free.release))
+                response = _Response(asyncio.get_running_loop(), keeps_open=known)
+                await threads.wait_for_one()
+                threads.run(lambda: self._work(environ_of(scope, body), response))
                 await response.send_on(send)
         except Refused as refused:
             await send_refusal(refused, send)
-        except (ClientGone, TimeoutError):
-            return  # it does not send its body, or does not take the response
-
-    async def _wait_for_a_thread(self) -> None:
-        if self._free.locked() and self._waiting >= MOST_WAITING:
-            raise _busy()
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self._free.acquire()
+        except ClientGone:
+            await send_refusal(broken(), send)
         except TimeoutError:
-            raise _busy() from None
-        finally:
-            self._waiting -= 1
+            return  # it does not take the response
 
     def _work(self, environ: dict[str, Any], response: "_Response") -> None:
         pieces: Iterable[bytes] = ()
@@ -95,6 +99,53 @@ class Pages:
                 response.end()
 
 
+class _Threads:
+    """Some threads, and a bounded number of requests that wait for one of them."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, "page")
+        self._free = asyncio.Semaphore(count)
+        self._waiting = 0
+
+    async def wait_for_one(self) -> None:
+        """Wait for a free thread; the caller must use it.
+
+        :raises Refused: 503 if too many wait, or it takes too long
+        """
+        if self._free.locked() and self._waiting >= MOST_WAITING:
+            raise _busy()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError:
+            raise _busy() from None
+        finally:
+            self._waiting -= 1
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Work in the thread that was waited for."""
+        loop = asyncio.get_running_loop()
+        self._pool.submit(work).add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
+
+
+def shows_something_of_ours(headers: Headers) -> bool:
+    """Tell whether a request brings a session or a token along, true or not."""
+    return any(
+        name in OUR_HEADERS or (name == b"cookie" and any(cookie in value for cookie in OUR_COOKIES))
+        for name, value in headers
+    )
+
+
+def _refuse_multipart(headers: Headers) -> None:
+    """No form of ours is sent that way, and to parse one costs far more than to send it.
+
+    :raises Refused: 415
+    """
+    if any(name == b"content-type" and value.lstrip()[:10].lower() == b"multipart/" for name, value in headers):
+        raise Refused(415, "multipart", "No form here is sent as multipart.")
+
+
 def _busy() -> Refused:
     return Refused(503, "all threads are busy", "Too many pages are asked for now.")
 
@@ -106,10 +157,10 @@ class _Abandoned(Exception):
 class _Response:
     """What a thread writes and the loop sends on; the thread waits only where it is far ahead."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, keeps_open: bool) -> None:
+        self.loop, self._keeps_open = loop, keeps_open
         self.status = 500
-        self.headers: list[tuple[bytes, bytes]] = [(b"content-length", b"0")]
+        self.headers: list[tuple[bytes, bytes]] = [(b"content-length", b"0"), CLOSE]
         self._pieces: deque[bytes] = deque()
         self._unsent = 0
         self._ended = self._abandoned = False
@@ -119,6 +170,8 @@ class _Response:
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
         self.status = int(status.split(" ", 1)[0])
         self.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        if not self._keeps_open or self.status >= 400:
+            self.headers.append(CLOSE)  # nor is worked on what was sent behind it before this is read
         return self.write
 
     def write(self, piece: bytes) -> None:

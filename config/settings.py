@@ -31,6 +31,9 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
+# Our largest form has three texts of 4,096 characters, each with what it was before, and up to nine bytes a character.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
+
 # The house
 WEB_THREADS: int = env.int("WEB_THREADS", 16)  # pages that `web` works on at once; the door needs none
 ROOT_URLCONF = "config.urls"
@@ -186,6 +189,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "config.formats"
 
 # Static files
 STATIC_URL = "/static/"
@@ -215,14 +219,18 @@ LOGGING: dict[str, Any] = {
             ],
         }
     },
-    "handlers": {"lines": {"class": "logging.StreamHandler", "stream": LOG_STREAM, "formatter": "json"}},
+    "handlers": {
+        "lines": {"class": "logging.StreamHandler", "stream": LOG_STREAM, "formatter": "json"},
+        "counted": {"class": "config.counted.CountedHandler"},
+    },
     "root": {"handlers": ["lines"], "level": LOG_LEVEL},
     "loggers": {
         "celery": {"level": "WARNING"},
         "kombu": {"level": "WARNING"},
         "urllib3": {"level": "ERROR"},
         "psycopg.pool": {"level": "ERROR"},
-        "django.request": {"level": "ERROR"},
+        "django.request": {"level": "ERROR", "handlers": ["counted"], "propagate": False},
+        "django.security": {"handlers": ["counted"], "propagate": False},
     },
 }
 logging.captureWarnings(True)

@@ -19,7 +19,7 @@ from django.conf import settings
 from connector.infobip.signature import SignatureCheck, digest_in
 from connector.infobip.webhooks import reported_message, results_of
 from messaging.door_accounts import Account, Accounts
-from messaging.door_body import ClientGone, Held, Receive, Room, length_of
+from messaging.door_body import ClientGone, Held, Receive, Room, broken, length_of
 from messaging.door_refusals import Refused, refusals
 from messaging.inbox import Inbox, NotStored
 from tenants.report_tokens import PATTERN as TOKEN
@@ -48,6 +48,7 @@ NOT_SIGNED = (
 WRONG_SIGNATURE = "The signature does not fit. Set the secret of the notification profile's HMAC authentication to ours."
 WRONG_ADDRESS = "This address was not given out for reports on this message."
 NOT_STORED = "The message cannot be stored now. Send it again."
+CLOSE = (b"connection", b"close")
 
 Scope = MutableMapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -111,7 +112,7 @@ class Door:
         except Refused as refused:
             await refuse(refused, scope, send)
         except ClientGone:
-            return
+            await send_refusal(broken(), send)
         else:
             await answer(send, 200)
 
@@ -268,8 +269,8 @@ async def refuse(refused: Refused, scope: Scope, send: Send) -> None:
 
 
 async def send_refusal(refused: Refused, send: Send) -> None:
-    """Answer with an error."""
-    headers = [(b"content-type", b"application/json")]
+    """Answer with an error, and close the connection: nobody unproven holds one, nor has more worked on behind it."""
+    headers = [(b"content-type", b"application/json"), CLOSE]
     if refused.status == 405:
         headers.append((b"allow", b"POST"))
     await answer(send, refused.status, json.dumps({"error": refused.advice}).encode(), headers)

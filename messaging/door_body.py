@@ -1,8 +1,8 @@
-"""Reads bodies within bounds of size, time and memory, so that nobody's body keeps another's out.
+"""Reads bodies within bounds of size, time, number and memory, so that nobody's body keeps another's out.
 
 Memory is counted from a body's first byte until its request is answered: for the account (or whatever else shares a room)
-and for the process. Where there is no more, the one that has been coming for longest gives way: an honest sender's body
-is here within milliseconds, so it is hardly ever the oldest.
+and for the process. Where there is no more, or too many bodies are still coming, the one that has been coming for longest
+gives way: an honest sender's is here within milliseconds, so it is hardly ever the oldest.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from typing import Any
 from messaging.door_refusals import Refused
 
 READ_SECONDS = 10.0  # for the whole of a body
+FIRST_SECONDS = 2.5  # for its first byte
+MOST_READERS = 4000  # bodies that are still coming: whoever only says that one will come holds a connection all the same
 ROW = 1024  # what a request costs besides its body, in bytes
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -22,7 +24,7 @@ class ClientGone(Exception):
 
 
 class Room:
-    """The memory that some requests share: those of one account, for instance.
+    """The memory and the places that some requests share: those of one account, for instance.
 
     :param most: bytes
     :param house: what all rooms share
@@ -57,16 +59,16 @@ class Held:
 
         :param length: what Content-Length says; None for a body in chunks
         :param limit: bytes
-        :raises Refused: 413, 408 for one that trickles, 503 where memory is short
-        :raises ClientGone: if the rest will not come
+        :raises Refused: 413, 408 for one that trickles, 503 where memory or places are short
+        :raises ClientGone: if the rest will not come, or cannot be read: its chunks are malformed
         """
         if length == 0:
             return b""
-        for room in self.rooms:
-            room.readers[self] = None
+        self._begin()
         body = bytearray()
+        end = asyncio.get_running_loop().time() + READ_SECONDS
         try:
-            async with asyncio.timeout(READ_SECONDS) as self.deadline:
+            async with asyncio.timeout(FIRST_SECONDS) as self.deadline:
                 while True:
                     message = await receive()
                     if self.evicted:
@@ -74,6 +76,8 @@ class Held:
                     if message["type"] != "http.request":
                         raise ClientGone
                     part: bytes = message.get("body", b"")
+                    if part and not body:
+                        self.deadline.reschedule(end)
                     self._take(len(part))
                     if len(body) + len(part) > limit:
                         raise too_large(limit)
@@ -87,10 +91,18 @@ class Held:
         except TimeoutError:
             if self.evicted:
                 raise no_memory() from None
-            raise Refused(408, "trickling body", f"The body did not arrive within {READ_SECONDS:.0f} seconds.") from None
+            what, seconds = ("body", READ_SECONDS) if body else ("body's first byte", FIRST_SECONDS)
+            raise Refused(408, "trickling body", f"The {what} did not arrive within {seconds:g} seconds.") from None
         finally:
             for room in self.rooms:
                 room.readers.pop(self, None)
+
+    def _begin(self) -> None:
+        for room in self.rooms:
+            room.readers[self] = None
+        for room in self.rooms:
+            if len(room.readers) > MOST_READERS:
+                next(iter(room.readers))._evict()
 
     def _take(self, count: int) -> None:
         self.size += count
@@ -132,6 +144,11 @@ def length_of(headers: Iterable[tuple[bytes, bytes]], limit: int) -> int | None:
     if length is not None and length > limit:
         raise too_large(limit)
     return length
+
+
+def broken() -> Refused:
+    """Say that a body cannot be read to its end; nobody hears it where the client has gone."""
+    return Refused(400, "broken body", "The body cannot be read to its end.")
 
 
 def too_large(limit: int) -> Refused:

@@ -100,7 +100,7 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
         sender = next((senders[each] for each in spellings if each in senders), None)
         if sender is None:
             arrival.problem = f"the number ending in {event.sender[-4:]} is not set up as a sender of this account"
-            count_refusal(arrival.account_id, "unknown sender")
+            count_refusal(arrival.account_id, "unknown sender", number=event.sender)
             continue
         incoming.append(
             Incoming(

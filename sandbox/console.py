@@ -26,9 +26,11 @@ class Console:
 
         The event has the form of https://github.com/salesforce-misc/interaction-service-apis (outbound payload).
 
-        :raises ValueError: if no session is open, as a rep cannot write then
+        :raises ValueError: if no session is open, or nobody has accepted it, as a rep cannot write then
         """
         session = conversation.session
+        if session and session.status == "Waiting":
+            raise ValueError("The session waits for a rep. Accept it first.")
         if session is None or session.status != "Active":
             raise ValueError("The session has ended. The end user must write first.")
         entry = str(message.setdefault("id", str(uuid.uuid4())))

@@ -19,7 +19,7 @@ from sandbox.chatbot import Chatbot
 from sandbox.infobip_account import Target
 from sandbox.infobip_setup import ERRORS, InfobipSetup, caller, check_text, refuse
 from sandbox.journal import now_ms
-from sandbox.wire import Row
+from sandbox.wire import Row, is_final
 from sandbox.world import Account, Phone, PhoneMessage, World
 
 WEBHOOK_TIMEOUT = 10.0  # seconds
@@ -239,7 +239,8 @@ class Infobip:
             body = listed[0] if isinstance(listed, list) and len(listed) == 1 else None
         if fault and fault.what in ("status", "timeout_before"):
             refusal = fault.status if fault.what == "status" else None
-            self.note_failure(account, body, f"Infobip answers {refusal}" if refusal else "Infobip does not answer")
+            words = f"Infobip answers {refusal}" if refusal else "Infobip does not answer"
+            self.note_failure(account, body, words, over=refusal is not None and is_final(refusal))
             self.journal_send(account, body, arrived, status=refusal, fault=fault.what)
             if refusal is None:
                 await hang()
@@ -260,6 +261,7 @@ class Infobip:
         status = ENROUTE
         if fault and fault.what == "success_false":
             status = NO_CREDITS
+            self.note_failure(account, body, "Infobip rejects it: not enough credits", over=True)
         elif repeated and self.world.faults.take("send", org_id, "duplicate"):
             status = DUPLICATE
         else:
@@ -287,7 +289,8 @@ class Infobip:
         """Refuse a send and write it down."""
         error = json.dumps(violations) if violations else ERRORS[status][0]
         self.journal_send(account, body, arrived, kind="refused", status=status, error=error)
-        self.note_failure(account, body, f"Infobip answers {status}")
+        words = f"Infobip answers {status}: {error}" if violations else f"Infobip answers {status}"
+        self.note_failure(account, body, words, over=is_final(status))
         return refuse(status, violations)
 
     def journal_send(
@@ -312,11 +315,11 @@ class Infobip:
             inbound=False, org=account.org.id, user=body["to"], text=text_of_send(body), uuid=message_id
         )
 
-    def note_failure(self, account: Account | None, body: Any, words: str) -> None:
-        """Say on the wire that a send did not get in."""
-        if account and isinstance(body, dict) and not find_violations(body, account.senders, template=is_template(body)):
-            row = self.row_of(account, body, body.get("messageId") or "")
-            self.world.wire.trouble(row, words, count=True)
+    def note_failure(self, account: Account | None, body: Any, words: str, *, over: bool) -> None:
+        """Say on the wire that a send did not get in, and with ``over`` that it never will."""
+        if account and isinstance(body, dict) and isinstance(body.get("to"), str):
+            row = self.row_of(account, body, str(body.get("messageId") or ""))
+            self.world.wire.trouble(row, words, over=over, count=True)
 
     async def carry(
         self, account: Account, body: dict[str, Any], message_id: str, arrived: float, *, repeated: bool

@@ -20,6 +20,7 @@ from sandbox.oauth import Grant, OAuth, OAuthRefused, is_number
 from sandbox.oidc import OpenId
 from sandbox.rest import Rest
 from sandbox.setup_pages import SetupPages
+from sandbox.wire import is_final
 from sandbox.world import TICKS, Channel, Conversation, Org, World
 
 LONGEST_ADDRESS = 240
@@ -172,7 +173,10 @@ class Salesforce:
             fault = faults.take(name, org_id) if faults.active else None
             try:
                 if fault and fault.what in ("status", "timeout_before", "success_false"):
-                    self.note_failure(org, request.headers.get("Content-Type", ""), raw, fault.what, fault.status)
+                    if fault.what != "status":  # that one is refused below
+                        silent = fault.what == "timeout_before"
+                        words = "Salesforce does not answer" if silent else "Salesforce answers without success"
+                        self.note_failure(org, request.headers.get("Content-Type", ""), raw, words, over=False)
                     if fault.what == "timeout_before":
                         journal.write("salesforce", kind_of(name), org=org_id, fault=fault.what)
                         await hang()
@@ -186,6 +190,9 @@ class Salesforce:
                     )
                 body = take(request, raw, self.check_headers(request, org), arrived)
             except Refused as refusal:
+                words = f"Salesforce answers {refusal.status}" + ("" if fault else f": {refusal}")
+                content_type, over = request.headers.get("Content-Type", ""), is_final(refusal.status)
+                self.note_failure(org, content_type, raw, words, over=over)
                 journal.write(
                     "salesforce",
                     "refused",
@@ -487,7 +494,10 @@ class Salesforce:
             if at >= message.acknowledged_at:
                 message.acknowledged_at, message.state = at, TICKS[kind]
                 self.world.session_changed(message.session)
-            self.world.wire.mark(self.world.wire.find(message.id), f"{TICKS[kind]}_tick", arrived)
+            row = self.world.wire.find(message.id)
+            self.world.wire.mark(row, f"{TICKS[kind]}_tick", arrived)
+            if row and TICKS[kind] == "failed":
+                self.world.wire.trouble(row, row.trouble or "the connector reports it as not delivered", over=True)
             self.world.journal.write(
                 "salesforce",
                 "acknowledgement",
@@ -500,8 +510,8 @@ class Salesforce:
             )
         return {"success": True}
 
-    def note_failure(self, org: Org | None, content_type: str, raw: bytes, what: str, status: int) -> None:
-        """Say on the wire that a message did not get in; reading it is worth the effort, as faults are rare."""
+    def note_failure(self, org: Org | None, content_type: str, raw: bytes, words: str, *, over: bool) -> None:
+        """Say on the wire that a message did not get in; reading it is worth the effort, as refusals are rare."""
         try:
             parts = read_multipart(content_type, raw)
             body = json.loads(next(part.body for part in parts if part.name == "json"))
@@ -514,8 +524,7 @@ class Salesforce:
         if org is None:
             return
         row = self.world.wire.match(inbound=True, org=org.id, user=user, text=text, uuid=entry)
-        words = {"status": f"Salesforce answers {status}", "timeout_before": "Salesforce does not answer"}
-        self.world.wire.trouble(row, words.get(what, "Salesforce answers without success"), count=True)
+        self.world.wire.trouble(row, words, over=over, count=True)
 
 
 def kind_of(name: str) -> str:

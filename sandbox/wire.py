@@ -31,6 +31,11 @@ OUTBOUND = [
 ]
 
 
+def is_final(status: int) -> bool:
+    """Tell whether sending the same again cannot help; a login can be mended, and a limit passes."""
+    return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
 @dataclass(eq=False)
 class Row:
     """One message on its way: ``inbound`` is towards the rep, as Salesforce says."""
@@ -47,6 +52,7 @@ class Row:
     failures: int = 0
     trouble: str | None = None
     over: bool = False  # nothing more will come
+    forgotten: bool = False  # the pages have dropped it, too
     keys: list[str] = field(default_factory=list)  # the ids it is known by
 
     def describe(self) -> dict[str, Any]:
@@ -69,6 +75,7 @@ class Row:
             "hops": hops,
             "uuid": self.uuid,
             "done": shown is not None or self.over,
+            "failed": shown is None and self.over and self.trouble is not None,
             "trouble": self.trouble,
         }
 
@@ -96,6 +103,7 @@ class Wire:
 
     def _forget(self, row: Row) -> None:
         self._settle(row)
+        row.forgotten = True
         for key in row.keys:
             self._by_id.pop(key, None)
 
@@ -151,7 +159,9 @@ class Wire:
         self.show(row)
 
     def show(self, row: Row) -> None:
-        """Send the row to the pages that are open."""
+        """Send the row to the pages that are open, while they have room for it."""
+        if row.forgotten:
+            return
         self._live.changed("wire", row.id, row.describe)
 
     def describe(self) -> list[dict[str, Any]]:

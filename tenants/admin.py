@@ -9,10 +9,11 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from connector.http import time_limit
+from connector.phone import digits_of
 from tenants import budget, doctor
 from tenants.cache import old_secret_used_at, refusals_today
 from tenants.encryption import readable
-from tenants.ledgers import OF_ORG, Ledger, ReadOnly
+from tenants.ledgers import OF_ORG, Ledger, ReadOnly, heading
 from tenants.models import AuditEntry, Channel, Checkup, InfobipAccount, Membership, Org, SalesforceConnection, Sender
 
 
@@ -26,20 +27,16 @@ class OrgAdmin(ReadOnly):
     def kept(self, org: Org) -> str:
         """Link to the org's rows in each ledger."""
         ledgers = [
-            (model._meta, each)
+            (model, each)
             for model, each in self.admin_site._registry.items()
             if isinstance(each, Ledger) and (each.newest_of_org or each.shown_of_org)
         ]
-        links = (
-            (reverse(f"admin:{of.app_label}_{of.model_name}_changelist"), OF_ORG, org.pk, each.shown_of_org, _heading(of))
-            for of, each in ledgers
-        )
+        links = ((_list(model), OF_ORG, org.pk, each.shown_of_org, heading(model)) for model, each in ledgers)
         return format_html_join(" · ", '<a href="{}?{}={}{}">{}</a>', links)
 
 
-def _heading(of: Any) -> str:
-    """Name a table as a heading does."""
-    return str(of.verbose_name_plural).capitalize()
+def _list(model: Any) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
 
 
 @admin.register(SalesforceConnection)
@@ -80,6 +77,12 @@ class ChannelAdmin(ReadOnly):
 class SenderAdmin(ReadOnly):
     list_display = ["number", "org", "account", "channel", "chatbot_first", "retired_at"]
     search_fields = ["number__exact"]
+    search_help_text = "A whole number with its country code."
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        return super().get_search_results(request, queryset, digits_of(search_term) or search_term)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Show those that were taken off, too: messages name them."""
@@ -90,6 +93,7 @@ class SenderAdmin(ReadOnly):
 class MembershipAdmin(Ledger):
     list_display = ["name", "org", "username", "role", "signed_in_at"]
     search_fields = ["username"]
+    search_help_text = "A whole Salesforce user name."
 
 
 @admin.register(AuditEntry)

@@ -87,10 +87,16 @@ def with_redis(call: Callable[[Any], Result], *, default: Result) -> Result:
 
 
 REFUSALS_KEPT_SECONDS = 8 * 24 * 3600
+_ENDING = ", number ending in "
 
 
-def count_refusal(account_id: int | None, reason: str, times: int = 1) -> None:
-    """Count webhooks that were turned away, so that an operator sees a wrong secret or an attack."""
+def count_refusal(account_id: int | None, reason: str, times: int = 1, *, number: str = "") -> None:
+    """Count webhooks that were turned away, so that an operator sees a wrong secret or an attack.
+
+    :param number: of ours, which they were sent to; its last four digits are kept
+    """
+    if number:
+        reason += f"{_ENDING}{number[-4:]}"
     key = f"connector:refused:{datetime.now(UTC):%Y-%m-%d}"
 
     def count(redis: Any) -> None:
@@ -98,6 +104,12 @@ def count_refusal(account_id: int | None, reason: str, times: int = 1) -> None:
         redis.expire(key, REFUSALS_KEPT_SECONDS)
 
     with_redis(count, default=None)
+
+
+def parse_reason(counted: str) -> tuple[str, str]:
+    """Take what refusals are counted by apart: the reason, and the last digits of the number, where they are known."""
+    reason, _, digits = counted.partition(_ENDING)
+    return reason, digits
 
 
 def refusals_today(account_id: int | None) -> dict[str, int]:

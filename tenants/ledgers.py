@@ -4,7 +4,7 @@ PostgreSQL helps with little of that: a count reads the table, a filter without 
 security policy it takes rows for so few that it would rather read and sort them all than follow an index to the first.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,11 @@ from django.utils.functional import cached_property
 OF_ORG = "org__id__exact"
 
 
+def heading(model: Any) -> str:
+    """Name a table as a heading does."""
+    return str(model._meta.verbose_name_plural).capitalize()
+
+
 class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is no generic when it runs
     """Shows rows and changes none: set-up has its own doors, which check what they are given.
 
@@ -33,13 +38,27 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is n
     list_select_related: ClassVar[Any] = ()
     ordering: ClassVar[Any] = ["-id"]
     heavy: Sequence[str] = []  # columns that a list does without
+    named: Sequence[str] = []  # further foreign keys whose rows a list shows something of
+
+    class Media:
+        css: ClassVar[Any] = {"all": ["tenants/admin.css"]}
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return [self._shown(name) for name in super().get_list_display(request)]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [self._shown(name) for name in super().get_fields(request, obj)]
+
+    def _shown(self, name: Any) -> Any:
+        field = self._field(name)
+        return _in_words(field) if isinstance(field, BooleanField) else name
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).defer(*self.heavy).prefetch_related(*self._named())
 
     def _named(self) -> Iterator[Any]:
         """Name the rows that a list shows by their names, without what is heavy about them."""
-        for field in filter(None, map(self._field, self.list_display)):
+        for field in filter(None, map(self._field, [*self.list_display, *self.named])):
             if isinstance(field, ForeignKey):
                 heavy = getattr(self.admin_site._registry.get(field.related_model), "heavy", ())
                 yield Prefetch(field.name, field.related_model._base_manager.defer(*heavy))
@@ -57,6 +76,16 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django's own is n
         return False
 
 
+def _in_words(field: Any) -> Callable[[Any], str]:
+    """Show a yes or no as a word: Django's red cross looks like trouble, also where no is what it should be."""
+
+    def shown(row: Any) -> str:
+        return "yes" if getattr(row, field.name) else "no"
+
+    shown.__name__ = field.name  # by which Django finds the help text
+    return admin.display(description=field.verbose_name, ordering=field.name)(shown)
+
+
 MOST_LISTED = 500
 
 
@@ -72,8 +101,9 @@ class NewestFirst(ChangeList):
         index = next((each.chosen for each in self.filter_specs if isinstance(each, IndexedFilter) and each.chosen), None)
         if index is not None:
             order = list(index.order_of_org if OF_ORG in request.GET else index.order)
+        few = bool(self.query) or any(isinstance(each, OfOne) for each in self.filter_specs)
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SET LOCAL enable_sort = off")
+            cursor.execute(f"SET LOCAL enable_sort = {'on' if few else 'off'}")
             ids = list(rows.order_by(*order).values_list("pk", flat=True)[:MOST_LISTED])
             cursor.execute("RESET enable_sort")
         found: Any = self.root_queryset.filter(_among(ids)).order_by(*order)
@@ -152,6 +182,23 @@ class Ledger(ReadOnly):
             rows = self.model._base_manager.filter(**{name: value})
             found |= set(rows.values_list("pk", flat=True)[:MOST_LISTED])
         return found
+
+
+class OfOne(admin.SimpleListFilter):
+    """Chooses the rows of one row of another table, which leads here; offered is only the way back to all."""
+
+    def ids(self, pk: int) -> Collection[int]:
+        """Give the ids of the rows to show."""
+        raise NotImplementedError
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        self.model_admin = model_admin
+        return [(self.value() or "", f"{self.title} {self.value()}")] if self.value() is not None else []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value() or ""
+        known = value.isascii() and value.isdigit() and len(value) < 19  # as bigint holds it
+        return queryset.filter(_among(self.ids(int(value)) if known else []))
 
 
 @dataclass(frozen=True, slots=True)

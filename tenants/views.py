@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.conf import settings
@@ -22,7 +23,7 @@ from connector.phone import digits_of
 from tenants import access, api_tokens, budget, connecting, doctor, installation, package, sign_in, texts
 from tenants.access import PageRequest, signed_in
 from tenants.cache import allowed
-from tenants.connecting import FoundChannel
+from tenants.connecting import AccountSenders, FoundChannel
 from tenants.forms import (
     AccountForm,
     ApiTokenForm,
@@ -134,6 +135,9 @@ def _own_draft(request: HttpRequest) -> Draft | None:
 def draft(request: PageRequest) -> HttpResponse:
     """Show what to create in the org, and try what its administrator brings back from there."""
     mine = _own_draft(request)
+    if mine is None and request.method == "POST":
+        allow_frames(request, None)
+        return _refuse(request, "This set-up is no longer known, and nothing was saved. Begin again.", 404)
     if mine is None:
         return redirect("start")
     allow_frames(request, mine.base_url)
@@ -156,7 +160,7 @@ def _draft_page(request: PageRequest, mine: Draft, form: Form, *, token: str) ->
         "form": form,
         "token": token,
         "steps": path_of(None, "connect"),
-        "ready": bool(mine.consumer_key) and not form.errors,
+        "ready": bool(mine.consumer_key) and not form.errors and "change" not in request.GET,
         **_app_values(mine.certificate, mine.base_url),
     }
     return render(request, "tenants/step_connect_draft.html", context)
@@ -186,8 +190,22 @@ def _zip(content: bytes) -> HttpResponse:
     return response
 
 
-def _refuse(request: HttpRequest, problem: str, status: int = 403) -> HttpResponse:
-    return render(request, "tenants/refused.html", {"problem": problem}, status=status)
+def _refuse(request: HttpRequest, problem: str, status: int = 403, back: str = "") -> HttpResponse:
+    return render(request, "tenants/refused.html", {"problem": problem, "back": back}, status=status)
+
+
+def _only_shown(request: HttpRequest) -> HttpResponse:
+    """Refuse a form that was sent to a page without one: a redirect would drop what somebody filled in, and say nothing."""
+    words = "Nothing was saved: the form was sent to a page that takes none. Go back, and send it once more."
+    response = _refuse(request, words, 405, request.path)
+    response["Allow"] = "GET, HEAD"
+    return response
+
+
+def _gone(request: PageRequest, what: str, slug: str) -> HttpResponse:
+    """Say that what a form is about was removed meanwhile, or is another org's."""
+    words = f"This {what} is no longer there. Nothing was saved."
+    return _refuse(request, words, 409, reverse("step", args=[request.org.handle, slug]))
 
 
 # signing in
@@ -318,6 +336,8 @@ def show_step(request: PageRequest, slug: str, context: dict[str, Any], template
 @signed_in(Role.ADMIN)
 def wizard(request: PageRequest) -> HttpResponse:
     """Go to the first step that is not done, or to the summary."""
+    if request.method == "POST":
+        return _only_shown(request)
     slug = next((step.slug for step in path_of(request.org, "") if not step.done), "summary")
     return redirect("step", request.org.handle, slug)
 
@@ -336,6 +356,8 @@ def step(request: PageRequest, slug: str) -> HttpResponse:
     }
     if slug not in views:
         raise Http404
+    if request.method == "POST" and slug in ("byoc", "summary"):
+        return _only_shown(request)
     return views[slug](request)
 
 
@@ -473,11 +495,11 @@ def texts_step(request: PageRequest) -> HttpResponse:
     named = request.POST.get("channel") or request.GET.get("channel", "")
     channel = next((each for each in channels if str(each.pk) == named), None)
     if channel is None and (request.method == "POST" or not channels):
-        return _next(request, "texts") if request.method == "POST" else show_step(request, "texts", {})
+        return _gone(request, "channel", "texts") if request.method == "POST" else show_step(request, "texts", {})
     channel = channel or channels[0]
     language = request.POST.get("translation", "")
     if language not in ("", *channel.translations, *texts.LANGUAGES):
-        return _next(request, "texts")
+        return _gone(request, "language", "texts")
     action = request.POST.get("action", "")
     form = TextsForm(request.POST if action == "texts" else None, channel=channel)
     translation = TranslationForm(request.POST if action == "translation" else None, channel=channel, language=language)
@@ -529,7 +551,7 @@ def accounts_step(request: PageRequest) -> HttpResponse:
     account = _own_account(request)
     action = request.POST.get("action", "")
     if action and account is None:
-        return _next(request, "accounts")  # it is gone, or another org's
+        return _gone(request, "account", "accounts")
     form = AccountForm(
         None if action not in ("", "change") else request.POST or None,
         account=account,
@@ -566,12 +588,11 @@ def accounts_step(request: PageRequest) -> HttpResponse:
 
 def senders_step(request: PageRequest) -> HttpResponse:
     """The numbers of the accounts, each on a channel or not used."""
-    problem = ""
+    problem, refused = "", None
     if request.method == "POST":
         account, action = _own_account(request), request.POST.get("action", "")
-        form = SenderForm(request.POST, org=request.org)
         if account is None:
-            return _next(request, "senders")  # it is gone, or another org's
+            return _gone(request, "account", "senders")
         try:
             if action == "subscribe":
                 connecting.subscribe(account, who=request.member.name)
@@ -580,21 +601,65 @@ def senders_step(request: PageRequest) -> HttpResponse:
                 seen = request.POST.get("seen", "")
                 connecting.change_handover_token(account, seen=seen, who=request.member.name)
                 return _next(request, "senders")
-            if not form.is_valid():
-                raise SetupProblem({"channel": "This channel is no longer there. Choose one of those listed."})
-            connecting.choose_sender(
-                account,
-                digits_of(request.POST.get("number", "")),
-                channel=form.cleaned_data["channel"],
-                chatbot_first=form.cleaned_data["first"] == "chatbot",
-                who=request.member.name,
-            )
-            return _next(request, "senders")
         except SetupProblem as exc:
             problem = " ".join(exc.problems.values())
+        else:
+            refused = _choose_sender(request, account)
+            if refused is None:
+                saved = urlencode({"saved": _number(request)})
+                return HttpResponseRedirect(f"{reverse('step', args=[request.org.handle, 'senders'])}?{saved}")
     accounts = [connecting.describe_senders(each) for each in request.org.infobip_accounts.order_by("name")]
-    channels = list(request.org.channels.order_by("name"))
-    return show_step(request, "senders", {"accounts": accounts, "channels": channels, "problem": problem})
+    context = {
+        "accounts": accounts,
+        "channels": list(request.org.channels.order_by("name")),
+        "problem": problem,
+        "saved": request.GET.get("saved", ""),
+        **(_where_refused(refused, accounts) if refused else {}),
+    }
+    return show_step(request, "senders", context)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedChoice:
+    """What somebody chose for a number, and why it is not saved."""
+
+    account: InfobipAccount
+    number: str
+    channel: str
+    first: str
+    problem: str
+
+
+def _choose_sender(request: PageRequest, account: InfobipAccount) -> RefusedChoice | None:
+    """Save what is chosen for a number; None where it is saved."""
+    form = SenderForm(request.POST, org=request.org)
+    try:
+        if not form.is_valid():
+            raise SetupProblem({"channel": "This channel is no longer there. Choose one of those listed."})
+        connecting.choose_sender(
+            account,
+            _number(request),
+            channel=form.cleaned_data["channel"],
+            chatbot_first=form.cleaned_data["first"] == "chatbot",
+            who=request.member.name,
+        )
+    except SetupProblem as exc:
+        given, problem = request.POST, " ".join(exc.problems.values())
+        return RefusedChoice(account, _number(request), given.get("channel", ""), given.get("first", ""), problem)
+    return None
+
+
+def _number(request: PageRequest) -> str:
+    given = request.POST.get("number", "").strip()
+    return digits_of(given) or given
+
+
+def _where_refused(refused: RefusedChoice, accounts: Sequence[AccountSenders]) -> dict[str, Any]:
+    """Say it at the number's row, or where numbers are typed in; at the top where the page has neither any more."""
+    here = next((each for each in accounts if each.account == refused.account), None)
+    if here and any(view.number == refused.number for view in here.senders):
+        return {"wrong": refused}
+    return {"typed": refused} if here and not here.listed else {"problem": refused.problem}
 
 
 def _own_account(request: PageRequest) -> InfobipAccount | None:
@@ -651,10 +716,11 @@ def doctor_view(request: PageRequest) -> HttpResponse:
         except SetupProblem as exc:
             problem = " ".join(exc.problems.values())
     findings = doctor.run_checks(request.org)
-    order = {doctor.State.FAILED: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2}
-    trouble = [each for each in findings if each.state in order]
+    order = {doctor.State.FAILED: 0, doctor.State.WARNING: 1, doctor.State.UNKNOWN: 2, doctor.State.NOTE: 3}
+    listed = [each for each in findings if each.state in order]
     context = {
-        "trouble": sorted(trouble, key=lambda each: order[each.state]),
+        "listed": sorted(listed, key=lambda each: order[each.state]),
+        "trouble": any(each.state is not doctor.State.NOTE for each in listed),
         "passed": [each for each in findings if each.state not in order],
         "problem": problem,
     }

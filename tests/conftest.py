@@ -11,7 +11,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import connection
+from django.test import Client
 
 from tenants import tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
@@ -104,6 +106,14 @@ def rival(db: None, private_key: str) -> World:
 def no_token_outlives_its_test() -> Iterator[None]:
     yield
     tokens.forget_all()
+
+
+@pytest.fixture
+def operator(db: None) -> Client:
+    """Somebody who is signed in to the admin."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("operator"))
+    return client
 
 
 def whatsapp_text(text: str, *, to: str, user: str = "385991234567", message_id: str, at: str = "") -> dict[str, Any]:

@@ -21,18 +21,13 @@ LISTS = [
     "tenants/sender",
     "messaging/message",
     "messaging/conversation",
+    "messaging/session",
+    "messaging/handover",
     "messaging/lane",
     "messaging/circuit",
     "messaging/receivedevent",
     "messaging/eventsubscription",
 ]
-
-
-@pytest.fixture
-def operator() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("operator"))
-    return client
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ class Lane(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, related_name="lanes", db_constraint=False, db_index=False)
     conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="lanes", db_constraint=False)
     direction = models.CharField(max_length=10, choices=Direction.choices)
-    endpoint_id = models.BigIntegerField(default=0, db_default=0, help_text="of what it calls: see circuits.py")
+    endpoint_id = models.BigIntegerField(
+        default=0, db_default=0, help_text="of the Infobip account or the channel that it calls"
+    )
     position = models.BigIntegerField(default=0, help_text="the last one given to a message")
     version = models.BigIntegerField(default=0, help_text="grows with each arrival; a release compares it")
     hold = models.BigIntegerField(null=True, blank=True, help_text="what stands above it waits for a transcript")
@@ -76,7 +78,9 @@ class Lane(models.Model):
     retry_at = models.DateTimeField(null=True, blank=True, help_text="not before; an arrival does not override it")
     failures = models.PositiveIntegerField(default=0, help_text="tries in a row that must be repeated")
     carried_until = models.DateTimeField(null=True, blank=True, help_text="when the youngest that left was written")
-    holder = models.IntegerField(null=True, blank=True, help_text="number of the process that carries it; see holder.py")
+    holder = models.IntegerField(
+        null=True, blank=True, help_text="number of the worker that carries it now; empty: none does"
+    )
     trying = models.BigIntegerField(null=True, blank=True, help_text="id of the message under way")
 
     class Meta:
@@ -141,11 +145,13 @@ class Message(models.Model):
     created_at = models.DateTimeField()
     late = models.BooleanField(default=False, help_text="younger ones had already gone out when it came")
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.PENDING)
-    status_at = models.DateTimeField()
+    status_at = models.DateTimeField(help_text="since when it has this status: if it failed, when it was given up")
     tries = models.PositiveIntegerField(default=0)
-    failed_at = models.DateTimeField(null=True, blank=True, help_text="when it was last tried in vain")
+    failed_at = models.DateTimeField(
+        "last try in vain at", null=True, blank=True, help_text="of those that were to be repeated; empty: none was"
+    )
     own_failures = models.PositiveIntegerField(
-        default=0, db_default=0, help_text="tries in vain while other messages passed; see retry.py"
+        default=0, db_default=0, help_text="tries in vain while others passed; given up after eight, or 15 minutes of them"
     )
     own_failing_since = models.DateTimeField(null=True, blank=True, help_text="since when others pass and it fails")
     error_code = models.CharField(max_length=100, blank=True)

@@ -23,6 +23,7 @@ const added = new Map(); // end users added here who have not written yet, so th
 const drafts = new Map();
 const lookedAt = new Map(); // when each phone was last shown
 const healing = new Set(); // wire rows that have been in trouble
+let lastDropped = 0; // the newest row that had to make room on the wire
 
 const $ = (id) => document.getElementById(id);
 
@@ -140,7 +141,8 @@ function duration(ms) {
   if (ms < 9.95) return `${ms.toFixed(1)} ms`;
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
-  return `${Math.floor(ms / 60_000)} min ${Math.floor((ms % 60_000) / 1000)} s`;
+  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min ${Math.floor((ms % 60_000) / 1000)} s`;
+  return `${Math.floor(ms / 3_600_000)} h ${Math.floor((ms % 3_600_000) / 60_000)} min`;
 }
 
 /** Call the control API; throw an Error whose message can be shown to a person. */
@@ -455,9 +457,9 @@ function drawSessions() {
   const focused = list.contains(document.activeElement);
   $("sessions-empty").hidden = sessions.length > 0;
   if (state.known) put($("sessions-empty"), "A session appears here when an end user writes.");
-  const active = [...state.sessions.values()].filter((session) => session.status === "Active").length;
-  put($("session-count"), sessions.length ? `(${active})` : "");
-  $("session-count").title = `${active} active`;
+  const count = (status) => [...state.sessions.values()].filter((session) => session.status === status).length;
+  put($("session-count"), sessions.length ? `(${state.sessions.size})` : "");
+  $("session-count").title = `${count("Active")} active, ${count("Waiting")} waiting, ${count("Ended")} ended`;
   matchChildren(
     list,
     sessions,
@@ -481,7 +483,6 @@ function drawSessions() {
     },
     (item, session) => {
       const last = session.messages.at(-1);
-      const ended = session.status === "Ended";
       const isChosen = session.session === chosen.session;
       item.dataset.status = session.status;
       item.setAttribute("aria-selected", String(isChosen));
@@ -489,7 +490,7 @@ function drawSessions() {
       put(item.querySelector(".avatar"), initials(personName(session)));
       putCut(item.querySelector(".name"), personName(session));
       putCut(item.querySelector(".last"), last ? `${last.from === "Agent" ? "You: " : ""}${last.text}` : `+${session.user}`);
-      put(item.querySelector(".when"), ended ? "Ended" : last ? clock(last.at) : "");
+      put(item.querySelector(".when"), session.status !== "Active" ? session.status : last ? clock(last.at) : "");
       const badge = item.querySelector(".badge");
       badge.hidden = !session.unread || (isChosen && !document.hidden); // what is being looked at is about to be read
       badge.setAttribute("aria-label", `${session.unread} unread`);
@@ -523,6 +524,7 @@ function drawConsole() {
   putCut($("session-detail"), `WhatsApp +${session.user} · ${session.session}${session.rep ? ` · ${session.rep}` : ""}${state.orgs.size > 1 ? ` · ${orgTitle(session.org)}` : ""}`);
   put($("session-status"), session.status);
   $("session-status").classList.toggle("good", active);
+  $("session-status").classList.toggle("trouble", waiting);
   $("end").hidden = !active;
   const newer = newerSession(session);
   putCut($("ended-text"), newer ? `${personName(session)} wrote again.` : "This session has ended. A new one begins when the end user writes again.");
@@ -655,7 +657,7 @@ function drawHops(way, node) {
     }
     return span;
   });
-  if (way.trouble) hops.push(make("span", "pill trouble", way.trouble));
+  if (way.trouble) hops.push(make("span", `pill ${way.failed ? "bad" : "trouble"}`, way.trouble));
   else if (way.done && healing.has(way.id)) hops.push(make("span", "pill good", "Went through after trouble"));
   else if (!way.done && !hops.length) hops.push(make("span", "weak", "On its way…"));
   node.querySelector(".hops").replaceChildren(...hops.flatMap((hop) => [hop, " "]));
@@ -674,7 +676,8 @@ function drawTotal(way, node) {
   const total = node.querySelector(".total");
   const running = way.total == null && !way.done;
   total.classList.toggle("running", running);
-  put(total, way.total != null ? duration(way.total) : running ? `${duration(Math.max(0, Date.now() - way.at))}…` : "–");
+  total.classList.toggle("bad", Boolean(way.failed));
+  put(total, way.failed ? "Failed" : way.total != null ? duration(way.total) : running ? `${duration(Math.max(0, Date.now() - way.at))}…` : "–");
 }
 
 function drawWire() {
@@ -721,12 +724,14 @@ function drawWire() {
 // --- the live stream
 
 function takeWay(way) {
+  if (way.id <= lastDropped) return; // news of it was under way when it was dropped
   if (way.trouble) healing.add(way.id);
   state.wire.set(way.id, way);
   while (state.wire.size > WIRE_ROWS) {
     const [oldest] = state.wire.keys();
     state.wire.delete(oldest);
     healing.delete(oldest);
+    lastDropped = oldest;
   }
 }
 
@@ -737,6 +742,7 @@ const taken = {
     state.phones = new Map(whole.phones.map((phone) => [phoneKey(phone), phone]));
     state.sessions = new Map(whole.sessions.map((session) => [session.session, session]));
     state.wire = new Map();
+    lastDropped = 0;
     whole.wire.forEach(takeWay);
     state.faults = whole.faults;
     state.processes = whole.processes;

@@ -22,6 +22,7 @@ class State(StrEnum):
     OK = "ok"
     WARNING = "warning"  # works, but not for long or not all of it
     FAILED = "failed"
+    NOTE = "note"  # happened, and is over or ends by itself: nothing to do
     UNKNOWN = "unknown"  # could not be checked
 
 

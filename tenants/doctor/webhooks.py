@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from tenants.cache import old_secret_used_at, refusals_today
+from tenants.cache import old_secret_used_at, parse_reason, refusals_today
 from tenants.doctor.checks import Seen, State, account_check
+from tenants.doctor.refusals import REFUSALS, UNFORESEEN
 from tenants.doctor.snapshot import OrgSnapshot
 from tenants.encryption import readable
 from tenants.models import InfobipAccount
@@ -11,16 +12,27 @@ from tenants.models import InfobipAccount
 
 @account_check(
     "Refused webhooks",
-    title="Webhooks of {of} refused today",
+    title="Webhooks of {of}",
     expected="none",
-    why="Infobip sends refused webhooks again for some hours; after that they are lost.",
-    remedy="Compare the secret of the notification profile with the one under “Add Infobip accounts”.",
+    why="What is refused reaches no rep before it is sent again.",
     otherwise=State.WARNING,
 )
 def nothing_is_refused(org: OrgSnapshot, account: InfobipAccount) -> Iterator[Seen]:
     counts = refusals_today(account.pk)
-    found = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items())) or "none"
-    yield Seen(of=account.name, ok=not counts, found=found)
+    for counted, count in sorted(counts.items()):
+        reason, number = parse_reason(counted)
+        refusal = REFUSALS.get(reason, UNFORESEEN)
+        sender = f"the number ending in {number}" if number else "that number"
+        yield Seen(
+            of=f"{account.name} today: {counted}",
+            ok=False,
+            found=f"{count}. {refusal.happened}",
+            why=refusal.then,
+            remedy=refusal.remedy.format(number=sender),
+            otherwise=State.NOTE if refusal.ours else None,
+        )
+    if not counts:
+        yield Seen(of=f"{account.name} refused today", ok=True, found="none")
 
 
 @account_check(

@@ -57,7 +57,7 @@ def test_a_form_of_ours_is_taken_from_a_browser_without_scripts(browser: Browser
     context.close()
 
 
-@pytest.mark.parametrize("width", [NARROW, 1400])
+@pytest.mark.parametrize("width", [320, NARROW, 1400])
 def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     browser: Browser, acme: World, rival: World, live_server: LiveServer, width: int
 ) -> None:
@@ -66,8 +66,15 @@ def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     waiting = send(conversation, "One moment", Status.PENDING)
     send(converse(rival), "Not yours")
     with every_org():
+        Attempt.objects.create(org=acme.org, message=waiting, started_at=timezone.now(), outcome=Outcome.RETRY, status=503)
         Attempt.objects.create(
-            org=acme.org, message=failed, started_at=timezone.now(), outcome=Outcome.REFUSED, status=403, code="BLOCKED"
+            org=acme.org,
+            message=failed,
+            started_at=timezone.now(),
+            outcome=Outcome.REFUSED,
+            status=403,
+            code="BLOCKED",
+            detail="The recipient does not want messages of this business.",
         )
         Checkup.objects.create(org=acme.org, at=timezone.now(), findings=FINDINGS)
     page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
@@ -85,18 +92,34 @@ def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     expect(page.get_by_role("link", name=str(waiting.uuid))).to_have_count(0)
     page.get_by_role("link", name=str(failed.uuid)).click()
     expect(page.get_by_text("the customer has blocked this number")).to_be_visible()
+    check_attempts(page, width)
     picture(page, f"admin-message-{width}")
     page.goto(f"{live_server.url}/admin/messaging/message/")
     page.get_by_role("textbox", name="Search").fill(str(waiting.uuid))
     page.keyboard.press("Enter")
     expect(page.get_by_text("1 message", exact=True)).to_be_visible()
     picture(page, f"admin-search-{width}")
+    page.get_by_role("link", name="Ana Horvat 385991234567").click()
+    picture(page, f"admin-conversation-{width}")
+    page.locator(".field-kept").get_by_role("link", name="Messages").click()
+    expect(page.get_by_text("2 messages", exact=True)).to_be_visible()
+    picture(page, f"admin-messages-of-conversation-{width}")
     page.goto(f"{live_server.url}/admin/tenants/checkup/")
     picture(page, f"admin-checkups-{width}")
     page.get_by_role("link", name="Acme").click()
     expect(page.get_by_text("Open the channel in Messaging Settings")).to_be_visible()
     picture(page, f"admin-checkup-{width}")
     page.context.close()
+
+
+def check_attempts(page: Page, width: int) -> None:
+    """See that the reason is within the window, without scrolling, and that attempts are numbered within their message."""
+    rows = page.locator(".stacking tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows.locator("td").first).to_have_text("1")
+    for words in ("BLOCKED", "The recipient does not want messages of this business."):
+        box = rows.get_by_text(words).bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
 def enter(page: Page, server: str) -> None:

@@ -207,6 +207,55 @@ def test_trouble_at_salesforce_is_told_on_the_wire_until_it_heals(page: Page, co
     assert complaints == []
 
 
+def test_what_is_refused_for_good_ends_red_with_the_reason(demo: Stack, page: Page) -> None:
+    use_phone(page, "385991234581", "Jana Kovac")
+    write(page, "Do you have it in blue?")
+    open_session(page, "Jana Kovac")
+    expect(page.locator("#chat .bubble:not(.mine)")).to_contain_text(["Hang tight"], timeout=PASSES_MS)
+    demo.control("POST", "/control/faults", {"where": "send", "what": "success_false", "count": 1})
+    reply(page, "We do.")
+    way = way_of(page, "We do.")
+    expect(way.locator(".pill.bad")).to_have_text("Infobip rejects it: not enough credits", timeout=PASSES_MS)
+    expect(way.locator(".total")).to_have_text("Failed")
+
+
+def test_a_session_that_waits_looks_like_one_that_waits(demo: Stack, page: Page) -> None:
+    demo.control("POST", "/control/chatbot", {"queues": True})
+    use_phone(page, "385991234582", "Kata Simic")
+    write(page, "Anybody there?")
+    waiting = sessions(page, "Kata Simic")
+    expect(waiting.locator(".when")).to_have_text("Waiting", timeout=PASSES_MS)
+    expect(page.locator("#session-count")).to_have_text(f"({page.locator('#sessions-list .session').count()})")
+    expect(page.locator("#session-count")).to_have_attribute("title", re.compile(r"^\d+ active, 1 waiting, \d+ ended$"))
+    demo.control("POST", "/control/chatbot", {"queues": False})
+
+
+@pytest.mark.parametrize("width", [320, 380, 880])
+def test_a_narrow_page_has_its_panes_under_each_other(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    phone, _, console, wire = (page.locator(pane).bounding_box() for pane in PANES)
+    assert phone and console and wire
+    assert phone["y"] + phone["height"] <= console["y"] and console["y"] + console["height"] <= wire["y"]
+    for each in (phone, console, wire):
+        assert each["x"] >= 0 and each["x"] + each["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    expect(page.locator("#wire")).to_be_in_viewport()
+
+
+def test_a_long_time_stands_on_one_line(page: Page) -> None:
+    heights = page.evaluate(
+        """() => ["1 s…", "59 min 59 s…"].map((words) => {
+            const way = document.createElement("li");
+            way.className = "way";
+            way.innerHTML = `<time class=at>08:15</time><i></i><span>Hello</span><i></i><b class=total>${words}</b>`;
+            document.getElementById("wire-rows").append(way);
+            return way.getBoundingClientRect().height;
+        })"""
+    )
+    assert heights[0] == heights[1]
+
+
 def test_the_next_message_passes_after_the_worker_was_killed(page: Page, complaints: list[str]) -> None:
     worker = page.locator("#processes .process").filter(has_text="worker")
     expect(worker).to_have_attribute("data-alive", "true")

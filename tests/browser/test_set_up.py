@@ -154,7 +154,7 @@ class Setup:
         self.heading("Senders of main")
         sender = self.frame.locator("form.sender").first
         sender.get_by_label("Channel").select_option(label="Infobip WhatsApp")
-        sender.get_by_role("button", name="Save").click()
+        expect(sender.get_by_text("✓ Saved")).to_be_visible(timeout=WAIT_MS)
         expect(sender.get_by_title("chosen")).to_be_visible(timeout=WAIT_MS)
         self.picture("8-senders")
         self.frame.get_by_role("link", name="Continue").click()

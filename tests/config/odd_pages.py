@@ -11,10 +11,12 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django.setup()
 
+from config import pages as module  # noqa: E402
 from config.pages import Pages, Scope, Send  # noqa: E402
 from messaging.door import answer  # noqa: E402
 from messaging.door_body import Receive  # noqa: E402
 
+module.MOST_WAITING = int(os.environ.get("MOST_WAITING", module.MOST_WAITING))
 PIECE = b"x" * 65536
 closed: list[str] = []  # the responses whose end their page was told of
 

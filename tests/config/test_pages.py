@@ -2,20 +2,33 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import IncompleteRead
 from typing import Any
 
 import pytest
+from django.conf import settings
 
+from config.counted import FLUSH_SECONDS
+from config.pages import MOST_WAITING, STRANGERS_BODY
 from tests.support.happenings import wait_until
 from tests.support.web import Web
+
+OURS = [{"Cookie": "__Host-sid-a=b"}, {"Cookie": "sessionid=a"}, {"Authorization": "a"}, {"X-Connector-Token": "a"}]
 
 
 @pytest.fixture(scope="module")
 def web(django_db_setup: None) -> Iterator[Web]:
     with Web("tests.config.odd_pages") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def web_of_ours(django_db_setup: None) -> Iterator[Web]:
+    with Web() as running:
         yield running
 
 
@@ -131,7 +144,89 @@ def test_while_all_threads_are_busy_some_wait_and_the_rest_are_told(web: Web) ->
     wait_until(lambda: web.request("GET", "/")[0] == 200, seconds=15)
 
 
-@pytest.mark.parametrize("length", [2_621_441, 10**12, 10**30])
+def test_of_those_that_wait_there_are_so_many_and_the_next_is_told_at_once(django_db_setup: None) -> None:
+    with Web("tests.config.odd_pages", MOST_WAITING="1") as web:
+        for _ in range(6):
+            web.raw(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert web.request("GET", "/")[0] == 503 and time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("length", [STRANGERS_BODY + 1, 10**12, 10**30])
 def test_a_body_larger_than_a_pages_is_refused_before_it_is_read(web: Web, length: int) -> None:
     with web.raw(f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n".encode()) as one:
         assert one.recv(20).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
+
+
+def test_who_is_signed_in_may_send_our_largest_form_and_a_stranger_a_sign_in(web: Web) -> None:
+    form = b"x" * settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    assert web.request("POST", "/", form[:STRANGERS_BODY])[0] == 200
+    assert web.request("POST", "/", form, OURS[0])[0] == 200
+    assert web.request("POST", "/", form + b"x", OURS[0])[0] == 413
+
+
+def test_strangers_share_a_few_threads_and_leave_the_rest_to_people_and_their_systems(web: Web) -> None:
+    strangers = [web.raw(b"GET /sleep HTTP/1.1\r\nHost: a\r\nCookie: a=b; csrftoken=c\r\n\r\n") for _ in range(6)]
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert [web.request("GET", "/", b"", ours)[0] for ours in OURS] == [200] * 4 and time.monotonic() - began < 1.5
+    for each in strangers:
+        each.close()
+    wait_until(lambda: web.request("GET", "/")[0] == 200, seconds=15)
+
+
+def test_many_strangers_who_wait_leave_room_for_who_is_known(web: Web) -> None:
+    sleeping = [web.raw(b"GET /sleep HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(MOST_WAITING + 2)]
+    time.sleep(0.2)
+    assert web.request("GET", "/")[0] == 503
+    assert web.request("GET", "/", b"", OURS[0])[0] == 200
+    for each in sleeping:
+        each.close()
+    wait_until(lambda: web.request("GET", "/")[0] == 200, seconds=15)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", " Multipart/Form-Data", "multipart/mixed"])
+def test_a_multipart_body_is_refused_before_it_is_read(web: Web, kind: str) -> None:
+    for ours in ("", "Cookie: __Host-sid-a=b\r\n"):
+        head = f"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n{ours}Content-Length: 1000\r\n\r\n"
+        with web.raw(head.encode()) as one:
+            assert one.recv(20).startswith(b"HTTP/1.1 415")
+
+
+def test_what_a_stranger_sends_behind_a_request_is_not_worked_on(web: Web) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n"
+    for ours, answered in ((b"", 1), (b"Authorization: Bearer a\r\n", 5)):
+        with web.raw(request % ours * 5) as one:
+            one.settimeout(2)
+            said = b""
+            with suppress(TimeoutError, ConnectionResetError):
+                while part := one.recv(65536):
+                    said += part
+        assert said.count(b"HTTP/1.1 200") == answered
+
+
+def test_refusals_of_django_are_counted_together_without_their_tracebacks(web_of_ours: Web) -> None:
+    web = web_of_ours
+    too_many = b"&".join(b"a%d=b" % number for number in range(1100))
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": "csrftoken=" + "a" * 32}
+    for _ in range(20):
+        assert web.request("GET", "/sf/start", b"", {"Host": "a b"})[0] == 400
+        assert web.request("POST", "/admin/login/", too_many, form)[0] == 400
+    wait_until(lambda: web.said().count("pages refused") >= 2)
+    time.sleep(FLUSH_SECONDS + 0.5)
+    lines = [json.loads(line) for line in web.said().splitlines() if "pages refused" in line]
+    counts = Counter[str]()
+    for line in lines:
+        counts[line["reason"]] += line["count"]
+    assert counts == {"DisallowedHost": 20, "TooManyFieldsSent": 20} and len(lines) <= 8
+    assert "Traceback" not in web.said() and not any('"level": "error"' in line for line in web.said().splitlines())
+
+
+def test_the_description_of_the_api_is_the_same_whatever_is_asked_of_it(web_of_ours: Web) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        first, *others = pool.map(lambda _: web_of_ours.request("GET", "/api/schema/"), range(8))
+    assert others == [first] * 7  # also to those who were the first to ask
+    assert first[0] == 200 and b"/api/v1/conversations:" in first[1]
+    for query in ("version=%00", "version=%0d%0aa", "lang=%00", "format=%00", "version=7"):
+        assert web_of_ours.request("GET", f"/api/schema/?{query}") == first

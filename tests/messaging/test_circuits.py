@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from messaging import circuits, claims
@@ -79,6 +80,18 @@ def test_a_success_in_between_starts_the_count_anew(acme: World) -> None:
     passes(acme)
     fail(acme, [1, 2, 3, 4])
     assert Circuit.objects.get().opened_at is None
+
+
+def test_so_does_one_after_many_of_which_nothing_was_written(acme: World) -> None:
+    """A success that says nothing new is not written, but one after failures does say something."""
+    passes(acme)
+    passes(acme)
+    with CaptureQueriesContext(connection) as statements:
+        passes(acme)
+    assert len(statements) == 0
+    fail(acme, [1, 2])
+    passes(acme)
+    assert Circuit.objects.get().failures == 0
 
 
 def test_through_an_open_circuit_one_lane_goes_every_ten_seconds(acme: World) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
@@ -9,12 +10,16 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
+from messaging import circuits
 from messaging import dispatcher as module
+from messaging.circuits import Call
 from messaging.claims import Share
 from messaging.delivery import Result
 from messaging.dispatcher import Dispatcher, Ended, Room, Work
-from messaging.models import Direction, Lane, Outcome
+from messaging.models import Circuit, Conversation, Direction, Lane, Message, Outcome, Status
+from messaging.receipts import ReceiptOutcome
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 from tests.support.happenings import receive_webhook
@@ -111,6 +116,80 @@ def test_a_process_that_has_lost_its_hold_takes_nothing_and_looks_again(acme: Wo
     turn = dispatcher.turn([], ROOM)
     assert turn.work == [] and turn.more
     assert dispatcher.must_look([])
+
+
+def test_a_process_that_stops_goes_on_with_no_lane(acme: World, dispatcher: Dispatcher) -> None:
+    write(acme)
+    work = dispatcher.turn([], ROOM).work
+    write(acme)  # the next message of the same lane
+    dispatcher.stopping.set()
+    assert dispatcher.turn(ended(work), None).work == []
+    lane = Lane.objects.get(direction=Direction.INBOUND)
+    assert lane.holder is None and lane.due_at is not None
+
+
+def open_circuit(work: Sequence[Work]) -> None:
+    circuits.note([Call(work[0].claim.endpoint, lane_id, False) for lane_id in range(5)])
+
+
+def test_lanes_of_a_process_that_is_gone_are_freed_and_looked_for_at_once(acme: World, dispatcher: Dispatcher) -> None:
+    write(acme)
+    lane = Lane.objects.get(direction=Direction.INBOUND)
+    Lane.objects.filter(pk=lane.pk).update(holder=102)
+    dispatcher.holder.may_judge = lambda: True  # type: ignore[method-assign]
+    assert dispatcher.turn([], None).more
+    assert [each.claim.lane_id for each in dispatcher.turn([], ROOM).work] == [lane.pk]
+
+
+def test_what_waited_for_too_long_behind_an_open_circuit_is_given_up(acme: World, dispatcher: Dispatcher) -> None:
+    write(acme)
+    work = dispatcher.turn([], ROOM).work
+    open_circuit(work)
+    dispatcher.turn(ended(work, Outcome.RETRY), None)
+    Message.objects.update(created_at=timezone.now() - timedelta(hours=73))
+    dispatcher.expired_at = 0.0
+    dispatcher.turn([], None)
+    assert Message.objects.get(ours=False).status == Status.FAILED
+
+
+def test_through_an_open_circuit_goes_its_probe(acme: World, dispatcher: Dispatcher) -> None:
+    write(acme, users=3)
+    work = dispatcher.turn([], ROOM).work
+    open_circuit(work)
+    dispatcher.turn(ended(work, Outcome.RETRY), None)
+    Circuit.objects.update(probe_at=timezone.now())
+    dispatcher.probed_at = 0.0
+    assert len(dispatcher.turn([], ROOM).work) == 1
+    dispatcher.probed_at = 0.0
+    assert dispatcher.turn([], ROOM).work == []
+
+
+@pytest.fixture
+def receipts_lane(acme: World) -> Lane:
+    """Of a conversation in which a rep's message was delivered, of which Salesforce does not know yet."""
+    write(acme)
+    outbound, receipts = (Lane.objects.get(direction=each) for each in (Direction.OUTBOUND, Direction.RECEIPTS))
+    Message.objects.update(direction=Direction.OUTBOUND, lane=outbound, status=Status.DELIVERED, source_entry="e1")
+    Conversation.objects.update(identifier="c0a2c1b4")
+    Lane.objects.filter(direction=Direction.INBOUND).update(due_at=None)
+    Lane.objects.filter(pk=receipts.pk).update(due_at=timezone.now())
+    return receipts
+
+
+def test_a_tick_whose_call_failed_is_not_taken_for_reported(dispatcher: Dispatcher, receipts_lane: Lane) -> None:
+    (work,) = dispatcher.turn([], ROOM).work
+    assert work.batch is not None and len(work.batch.acknowledged) == 1
+    dispatcher.turn([ReceiptOutcome(work.claim, work.batch, again_after=1.0)], None)
+    assert Message.objects.get().reported != Status.DELIVERED
+    receipts_lane.refresh_from_db()
+    assert receipts_lane.holder is None and receipts_lane.due_at is not None
+
+
+def test_a_lane_with_nothing_to_report_is_let_go(dispatcher: Dispatcher, receipts_lane: Lane) -> None:
+    Message.objects.update(reported=Status.DELIVERED)
+    assert dispatcher.turn([], ROOM).work == []
+    receipts_lane.refresh_from_db()
+    assert receipts_lane.holder is None and receipts_lane.due_at is None
 
 
 def test_a_message_alone_costs_few_statements(acme: World, dispatcher: Dispatcher) -> None:

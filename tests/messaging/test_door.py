@@ -434,6 +434,18 @@ def test_no_company_takes_the_memory_that_others_need(acme: World, rival: World,
             each.close()
 
 
+def test_bodies_of_whoever_has_proven_nothing_share_a_part_of_the_memory(web: Web, acme: World) -> None:
+    head = f"POST {BARE} HTTP/1.1\r\nHost: a\r\nX-Hub-Signature: {'0' * 64}\r\nContent-Length: {1 << 18}\r\n\r\n"
+    held = []
+    for _ in range(18):  # 4 MiB are what they may have under way
+        held.append(web.raw(head.encode() + b" " * 250_000))
+        time.sleep(0.05)
+    assert held[0].recv(100).startswith(b"HTTP/1.1 503 ")
+    assert web.post(acme, hello(acme), path=BARE)[0] == web.post(acme, hello(acme))[0] == 200
+    for each in held:
+        each.close()
+
+
 # who is told, and who may look
 
 

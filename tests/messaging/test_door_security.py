@@ -1,6 +1,8 @@
 """What every door of ours promises, whoever stands before it."""
 
+import asyncio
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +11,9 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from messaging import door_body
+from messaging.door_body import Held, Room
+from messaging.door_refusals import Refused
 from messaging.models import ChatbotMessage, Handover, Inbox
 from tenants.cache import refusals_today
 from tenants.tenancy import every_org
@@ -212,3 +217,89 @@ def test_a_body_that_trickles_is_given_up_at_every_door(web: Web, acme: World) -
         assert each.recv(1000).startswith(b"HTTP/1.1 408 "), each
         each.close()
     assert 9 < time.monotonic() - began < 13
+
+
+def read_to_the_end(one: socket.socket, seconds: float = 2.0) -> bytes:
+    """Read until the other side closes, which it must within these seconds."""
+    one.settimeout(seconds)
+    said = b""
+    while part := one.recv(65536):
+        said += part
+    return said
+
+
+def test_a_body_of_which_no_byte_comes_is_given_up_soon(web: Web, acme: World) -> None:
+    door = TestWebhooks()
+    began = time.monotonic()
+    with web.raw(begun(door.path(acme), door.proof(acme, b"{}"), "Content-Length: 2000")) as one:
+        said = read_to_the_end(one, 4)
+    assert said.startswith(b"HTTP/1.1 408 ") and 2 < time.monotonic() - began < 3.5
+
+
+def test_of_bodies_that_do_not_come_the_oldest_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_body, "MOST_READERS", 3)
+    busy, quiet = Room(1 << 20, Room(1 << 20)), Room(1 << 20)
+
+    async def wait(room: Room) -> int:
+        async def never() -> dict[str, Any]:
+            await asyncio.sleep(60)
+            return {}
+
+        with pytest.raises(Refused) as refused, Held(room) as held:
+            await held.read(never, length=2000, limit=2000)
+        return refused.value.status
+
+    async def all_at_once() -> list[int]:
+        return await asyncio.gather(*(wait(room) for room in [busy] * 5 + [quiet]))
+
+    assert asyncio.run(all_at_once()) == [503, 503, 408, 408, 408, 408]
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "status"),
+    [
+        ("/healthz", "", b"200"),
+        (BARE, "Content-Length: 2000", b"401"),
+        (BARE, "Content-Length: 2000\r\nX-Hub-Signature: SHA256=" + "0" * 64, b"408"),
+        (f"{BARE}/{uuid4()}", "Content-Length: 2000", b"401"),
+        (f"{BARE}/{uuid4()}", "Content-Length: 2000000000", b"401"),
+        ("/api/infobip/inbound/nowhere", "Content-Length: 2000", b"404"),
+        ("/api/infobip/inbound/answers", "Content-Length: 200000", b"413"),
+        ("/api/infobip/inbound/answers", "Content-Length: 0\r\nX-Connector-Token: guess", b"400"),
+        ("/nowhere", "Content-Length: 0", b"404"),
+    ],
+)
+def test_after_a_refusal_the_connection_is_closed_whether_the_body_came_or_not(
+    web: Web, path: str, line: str, status: bytes
+) -> None:
+    with web.raw(begun(path, {}, line) if line else b"GET /healthz HTTP/1.1\r\nHost: web\r\n\r\n") as one:
+        said = read_to_the_end(one, 4)
+    assert said[9:12] == status and b"\r\nconnection: close\r\n" in said
+
+
+MALFORMED = {
+    "size": b"zz\r\na\r\n0\r\n\r\n",
+    "huge size": b"ffffffffffffffffff\r\na\r\n0\r\n\r\n",
+    "longer than its size": b"1\r\nabc\r\n0\r\n\r\n",
+    "trailers": b"1\r\na\r\n0\r\n" + b"t: x\r\n" * 5000 + b"\r\n",
+    "extension": b"1;" + b"x" * 100_000 + b"\r\na\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+@pytest.mark.parametrize("path", ["own", BARE, "/sf/start"])
+def test_a_malformed_body_in_chunks_is_refused_without_a_word_in_the_log(
+    web: Web, acme: World, path: str, what: str
+) -> None:
+    door, before = TestWebhooks(), len(web.said())
+    address = door.path(acme) if path == "own" else path
+    with web.raw(begun(address, door.proof(acme, b"a"), "Transfer-Encoding: chunked") + MALFORMED[what]) as one:
+        said = one.recv(1000)
+    assert said.startswith(b"HTTP/1.1 400 ") and b"\r\nconnection: close\r\n" in said
+    assert "Traceback" not in web.said()[before:]
+
+
+def begun(path: str, headers: Headers, line: str) -> bytes:
+    """Write the head of a POST."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST {path} HTTP/1.1\r\nHost: web\r\n{lines}{line}\r\n\r\n".encode()

@@ -3,18 +3,22 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
 
+from benchmarks.hostile import job_of
+from devstack.ports import HOST
 from messaging.models import Inbox
 from tenants.models import Sender
 from tenants.tenancy import every_org
@@ -31,6 +35,13 @@ NESTED = b"[" * (8 * 1024 * 1024) + b"]" * (8 * 1024 * 1024)
 ANSWERS = "/api/infobip/inbound/answers"
 
 Attack = Callable[[], object]
+
+
+class Known(NamedTuple):
+    """What anybody may know of a company."""
+
+    sender: str
+    webhook: str
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +133,19 @@ def test_headers_that_are_never_sent_to_their_end(web: Web, unharmed: Callable[.
             assert each.recv(1000)[:12] in (b"", b"HTTP/1.1 408")
     for each in sockets:
         each.close()
+
+
+@pytest.mark.parametrize("kind", ["4,600 bodies that never begin", "6,000 connections that stay"])
+def test_thousands_of_connections(web: Web, acme: World, unharmed: Callable[..., None], kind: str) -> None:
+    known = Known(acme.sender.number, f"http://{HOST}:{web.port}{own_path(acme)}")
+    command = [sys.executable, "-m", "benchmarks.hostile"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
+        assert attacker.stdin is not None
+        attacker.stdin.write(json.dumps(job_of(kind, f"http://{HOST}:{web.port}", [known])).encode() + b"\ngo\n")
+        attacker.stdin.flush()
+        unharmed(lambda: time.sleep(0.1), seconds=10)
+        came = attacker.communicate()[0]
+    assert json.loads(came.splitlines()[-1])["connections"] > 4000
 
 
 def test_sixteen_mib_of_brackets_without_a_signature(web: Web, unharmed: Callable[..., None]) -> None:
@@ -266,7 +290,10 @@ def test_refusals_while_redis_hangs(acme: World, rival: World) -> None:
 
 
 class Pipelined:
-    """Sends many requests on one connection before it reads the answers: a stranger need not wait."""
+    """Sends many requests on one connection before it reads the answers: a stranger need not wait.
+
+    The first refusal ends the connection, and what came behind it is not looked at.
+    """
 
     def __init__(self, web: Web) -> None:
         self.web = web

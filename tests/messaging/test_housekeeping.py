@@ -1,8 +1,10 @@
 """Nobody waits for a neighbour: hand-overs and sessions of many orgs at once, over real sockets."""
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -14,6 +16,7 @@ from django.db import connection
 from django.utils import timezone
 
 from messaging import handover, housekeeping, sessions
+from messaging.batches import DATABASE_USERS, brief_connection
 from messaging.handover import Call
 from messaging.housekeeping import Housekeeping, Kind, UnderWay
 from messaging.models import ChatbotMessage, Conversation, Handover, Message, Session
@@ -204,6 +207,35 @@ def test_an_org_has_one_query_under_way_and_proves_itself_before_it_has_two_hand
     assert 1 not in under_way.shares().fast  # at once, not only when the call has ended
     under_way.end(ticket)
     assert 1 not in under_way.fast and under_way.shares().busy == {}
+
+
+def test_orgs_that_have_proven_nothing_share_some_threads_also_for_their_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "MOST_NOT_FAST", 2)
+    under_way = UnderWay()
+    first, second = under_way.try_to_ask(1), under_way.try_to_ask(2)
+    assert first is not None and second is not None and under_way.try_to_ask(3) is None
+    under_way.end(first)
+    assert under_way.try_to_ask(3) is not None
+    assert under_way.try_to_ask(4) is None and under_way.try_to_ask(1) is not None  # which is fast
+
+
+def test_a_few_threads_use_the_database_at_once_however_many_there_are() -> None:
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def use() -> None:
+        nonlocal inside, most
+        with brief_connection():
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.05)
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(4 * DATABASE_USERS) as threads:
+        for each in [threads.submit(use) for _ in range(4 * DATABASE_USERS)]:
+            each.result()
+    assert most == DATABASE_USERS
 
 
 def step(work: Handover) -> Handover:

@@ -20,7 +20,7 @@ from messaging.models import Conversation, EventSubscription, Inbox, Message, Re
 from tenants.models import InfobipAccount
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
-from tests.support.happenings import in_another_connection
+from tests.support.happenings import SOMEBODY_WAITS, in_another_connection, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -40,9 +40,9 @@ def written(world: World, text: str, **more: Any) -> dict[str, Any]:
     return whatsapp_text(text, to=world.sender.number, **{"message_id": f"wamid.{uuid4()}", **more})
 
 
-def subscribe(world: World) -> EventSubscription:
+def subscribe(world: World, topic: str = "/event/Infobip_Event__e") -> EventSubscription:
     return EventSubscription.objects.create(
-        org=world.org, topic="/event/Infobip_Event__e", since=timezone.now() - timedelta(hours=1), lease_id=uuid4()
+        org=world.org, topic=topic, since=timezone.now() - timedelta(hours=1), lease_id=uuid4()
     )
 
 
@@ -194,6 +194,25 @@ def test_a_delivery_of_more_results_than_infobip_ever_posts_is_kept_with_that_re
     assert ReceivedEvent.objects.get().problem == "5001 results in one delivery; at most 5000 are read"
 
 
+@pytest.mark.parametrize("bound", ["ROWS_AT_ONCE", "BYTES_AT_ONCE"])
+def test_a_turn_is_bounded_in_all_and_never_empty(
+    acme: World, rival: World, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many orgs there are; and the first row is taken whatever its size."""
+    monkeypatch.setattr(intake, bound, 1)
+    append(acme, written(acme, "hello"))
+    append(rival, written(rival, "hello too"))
+    assert [take_inbox().taken for _ in range(3)] == [1, 1, 0]
+    assert texts() == {"hello", "hello too"}
+
+
+def test_after_a_giant_somebody_looks_at_once(acme: World) -> None:
+    append(acme, written(acme, "small"))
+    assert not take_inbox().more
+    append(acme, written(acme, "giant " * 20_000))
+    assert take_inbox().more
+
+
 def test_one_process_ingests_at_a_time(acme: World) -> None:
     append(acme, written(acme, "hello"))
     locked, done = threading.Event(), threading.Event()
@@ -230,6 +249,52 @@ def test_an_event_that_raises_is_set_aside_and_its_stream_goes_on(acme: World, r
     of_acme.refresh_from_db()
     assert bytes(of_acme.replay_id) == b"after after"
     assert "cannot be taken in" in ReceivedEvent.objects.get(kind="unreadable").problem
+
+
+def test_a_stream_whose_event_cannot_even_be_set_aside_waits_and_loses_nothing(acme: World) -> None:
+    subscription = subscribe(acme)
+    batch = brought(acme, subscription, "hello")
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE messaging_receivedevent ADD CONSTRAINT refuse CHECK (false) NOT VALID")
+    try:
+        with pytest.raises(DatabaseError):
+            receive_stream_batches([batch])
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE messaging_receivedevent DROP CONSTRAINT refuse")
+    subscription.refresh_from_db()
+    assert bytes(subscription.replay_id) == b""
+    receive_stream_batches([batch])
+    assert texts() == {"hello"}
+
+
+def test_streams_are_locked_in_the_order_of_their_ids(acme: World) -> None:
+    """Who waits for the first must not hold a later one: else two subscribers wait for each other for ever."""
+    subscriptions = [subscribe(acme, f"/event/Infobip_{n}__e") for n in range(8)]
+    for each in reversed(subscriptions):
+        each.save()  # so that neither the table nor the batches have them in that order by chance, nor a plan
+    batches = [brought(acme, each, f"text {each.pk}") for each in reversed(subscriptions)]
+    first, *others = [each.pk for each in subscriptions]
+
+    def receive() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET enable_indexscan = off")
+            cursor.execute("SET enable_bitmapscan = off")
+        receive_stream_batches(batches)
+
+    with transaction.atomic():
+        EventSubscription.objects.select_for_update().get(pk=first)
+        thread = in_another_connection(receive)
+        wait_until(somebody_waits_for_a_lock)
+        free = EventSubscription.objects.select_for_update(skip_locked=True).filter(pk__in=others).order_by("id")
+        assert list(free.values_list("id", flat=True)) == others
+    thread.join()
+
+
+def somebody_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(SOMEBODY_WAITS)
+        return cursor.fetchone() is not None
 
 
 def test_a_position_is_saved_with_its_events_or_not_at_all(acme: World) -> None:

@@ -12,13 +12,15 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from connector.salesforce.interactions import Delivered
 from messaging import circuits, claims, results, retry
 from messaging.circuits import UPSTREAM_OF, Call, Endpoint
-from messaging.claims import Claim, Given, Waiting
+from messaging.claims import Claim, Given, Pause, Waiting
 from messaging.conversations import TemplateMessage, start_outbound
 from messaging.delivery import Result
 from messaging.expiry import expire_waiting
 from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Message, Outcome, Status
+from messaging.queue import mark_due
 from messaging.receipts import pending_receipts
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
@@ -75,6 +77,21 @@ def test_a_lane_is_claimed_by_one_process_only(acme: World) -> None:
     write(acme, "hello")
     assert len(take()) == 1
     assert take(holder=ANOTHER) == []
+
+
+def test_lanes_that_another_process_is_taking_are_passed_over(acme: World) -> None:
+    """Nobody waits for them, and nobody takes them twice."""
+    write(acme, "hello")
+    seen: list[list[claims.Due]] = []
+
+    def look() -> None:
+        with transaction.atomic():
+            seen.append(claims.lock_due(10))
+
+    with transaction.atomic():
+        assert len(claims.lock_due(10)) == 1
+        in_another_connection(look).join(5)
+        assert seen == [[]]
 
 
 def test_messages_of_a_lane_are_carried_in_order_of_position(acme: World) -> None:
@@ -179,6 +196,16 @@ def test_a_result_of_another_message_than_the_one_under_way_does_not_count(acme:
     assert Message.objects.get(text="one").status == Status.SENT
 
 
+def test_a_try_from_before_lets_go_of_no_lane_in_which_the_next_is_under_way(acme: World) -> None:
+    write(acme, "one", "two")
+    (first,) = take()
+    (second,) = record(ended(first))
+    Message.objects.filter(pk=first[1].id).update(status=Status.PENDING)
+    assert record(ended(first, Outcome.RETRY)) == []
+    lane = inbound_lane()
+    assert (lane.holder, lane.trying) == (ME, second[1].id)
+
+
 def test_a_try_whose_process_died_is_in_doubt_and_made_again_with_the_same_id(acme: World) -> None:
     write(acme, "one")
     (first,) = take()
@@ -252,6 +279,16 @@ def test_a_success_leaves_no_attempt_behind(acme: World) -> None:
     assert message.status_at >= message.created_at
 
 
+def test_the_session_that_an_answer_names_is_noted_and_so_is_the_next(acme: World) -> None:
+    write(acme, "one", "two")
+    (taken,) = take()
+    (taken,) = record(ended(taken, delivered=Delivered("c0a2c1b4", "0Mw000000000001")))
+    known = Conversation.objects.get()
+    assert (known.identifier, known.session, known.session_open) == ("c0a2c1b4", "0Mw000000000001", True)
+    record(ended(taken, delivered=Delivered("c0a2c1b4", "0Mw000000000002")))
+    assert Conversation.objects.get().session == "0Mw000000000002"
+
+
 def test_a_result_that_cannot_be_recorded_sets_its_lane_aside_in_doubt(acme: World) -> None:
     write(acme, "one")
     ((claim, _),) = take()
@@ -323,6 +360,15 @@ def test_the_answer_to_a_send_does_not_undo_a_report_that_was_faster(acme: World
     Message.objects.update(status=Status.DELIVERED)
     record(ended(taken))
     assert Message.objects.get().status == Status.DELIVERED
+
+
+def test_a_try_in_vain_gives_up_nothing_that_a_report_settled_meanwhile(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    Message.objects.update(status=Status.DELIVERED, created_at=timezone.now() - timedelta(hours=73))
+    record(ended(taken, Outcome.RETRY))
+    message = Message.objects.get()  # no line says that it is missing
+    assert (message.status, message.failed_at) == (Status.DELIVERED, None)
 
 
 def test_what_became_of_a_send_in_doubt_is_waited_for(acme: World) -> None:
@@ -501,6 +547,21 @@ def test_lanes_are_locked_in_the_order_of_their_ids(
     thread.join()
 
 
+def test_who_fails_messages_holds_no_later_lane_while_it_waits_for_their_receipts(acme: World) -> None:
+    for number in range(4):
+        queue_template(acme, f"38599{number:07d}")
+    failed = [ended(each, Outcome.REFUSED, detail="format not valid") for each in take()]
+    first = Lane.objects.filter(direction=Direction.RECEIPTS).earliest("id").pk
+    later = list(Lane.objects.filter(pk__gt=first).order_by("id").values_list("id", flat=True))
+    with transaction.atomic():
+        Lane.objects.select_for_update().get(pk=first)
+        thread = in_another_connection(lambda: record(*failed))
+        wait_until_somebody_waits_for_a_lock()
+        free = Lane.objects.select_for_update(skip_locked=True).filter(pk__in=later).order_by("id")
+        assert len(failed) == 4 and list(free.values_list("id", flat=True)) == later
+    thread.join()
+
+
 def test_positions_are_given_under_the_lock_of_the_lane(acme: World) -> None:
     write(acme, "one")
     arrived, commit = threading.Event(), threading.Event()
@@ -541,6 +602,18 @@ def test_a_template_does_not_end_with_the_window(acme: World) -> None:
     assert message.template is not None and json.loads(message.template) == {"templateName": "order_update"}
     record(ended((claim, message), Outcome.RETRY))
     assert Message.objects.get().status == Status.PENDING
+
+
+def test_a_tick_that_comes_while_receipts_are_reported_is_not_forgotten(acme: World) -> None:
+    write(acme, "one")
+    lane = Lane.objects.get(direction=Direction.RECEIPTS)
+    with transaction.atomic():
+        mark_due({lane.pk: acme.channel.pk})
+        ((claim, message),) = claims.take([Given(lane.pk)], holder=ME)
+        mark_due({lane.pk: acme.channel.pk})
+        claims.release([Pause(lane.pk, None, version=claim.version)])
+    lane.refresh_from_db()
+    assert message is None and lane.holder is None and lane.due_at is not None
 
 
 def test_salesforce_is_told_nothing_of_what_it_has_no_entry_of(acme: World) -> None:

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from django.apps import apps
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -15,6 +15,7 @@ from messaging.models import ChatbotMessage, ReceivedEvent
 from tenants.models import ApiCall, Draft, Membership, PendingSignIn, WebSession
 from tenants.tenancy import every_org
 from tests.conftest import World
+from tests.support.happenings import in_another_connection
 
 pytestmark = pytest.mark.django_db
 
@@ -117,3 +118,15 @@ def test_a_table_that_cannot_be_purged_stops_no_other(acme: World, monkeypatch: 
     monkeypatch.setattr(retention, "RULES", [broken, *retention.RULES[1:]])
     counted = retention.purge()
     assert "messaging_receivedevent" not in counted and counted["messaging_chatbotmessage"] == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_somebody_works_on_is_left_for_the_next_time(acme: World) -> None:
+    fill(acme, more=timedelta(minutes=1))
+    held = ReceivedEvent.objects.get()
+    fill(acme, more=timedelta(minutes=1))
+    counted: list[dict[str, int]] = []
+    with transaction.atomic():
+        ReceivedEvent.objects.select_for_update().get(pk=held.pk)
+        in_another_connection(lambda: counted.append(retention.purge())).join()
+    assert counted[0]["messaging_receivedevent"] == 1 and ReceivedEvent.objects.get() == held

@@ -6,19 +6,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from django.conf import LazySettings
 from django.db import OperationalError, connection, transaction
+from psycopg_pool import PoolTimeout
 
-from messaging import results
+from messaging import intake, results
+from messaging.circuits import Endpoint
 from messaging.conversations import TemplateMessage, start_outbound
-from messaging.dispatcher import LOOK_SECONDS
-from messaging.models import Attempt, Inbox, Lane, Message, Outcome, Status
-from messaging.wake import INBOX_CHANNEL
-from messaging.worker import Worker
+from messaging.dispatcher import LOOK_SECONDS, Room, Turn
+from messaging.holder import Holder
+from messaging.models import Attempt, Inbox, Lane, Message, Outcome, Status, Upstream
+from messaging.wake import INBOX_CHANNEL, wake
+from messaging.worker import MOST_PARKED, Flight, Worker
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 from tests.support.happenings import wait_until
@@ -221,6 +225,8 @@ def test_a_call_that_does_not_end_before_the_process_does_is_in_doubt(
         queue(acme)
         with working():
             wait_until(lambda: len(seen) == 1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 8  # long before the call would have been given up
         release.set()
     assert Attempt.objects.get().outcome == Outcome.IN_DOUBT
     assert Lane.objects.get(direction="outbound").holder is None
@@ -268,3 +274,104 @@ def test_a_webhook_is_carried_as_soon_as_it_was_appended(acme: World, infobip: l
                 cursor.execute(f"NOTIFY {INBOX_CHANNEL}")
             wait_until(lambda n=n: Message.objects.filter(failed_at__isnull=False).count() > n)  # type: ignore[misc]
         assert time.monotonic() - began < 4 * LOOK_SECONDS / 2
+
+
+def test_a_success_alone_is_written_down_though_nobody_looks_for_long(
+    acme: World, infobip: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("worker", "dispatcher"):
+        monkeypatch.setattr(f"messaging.{module}.LOOK_SECONDS", 30.0)
+    queue(acme)
+    with working() as worker:
+        wait_until(worker.holder.held.is_set)
+        worker.wake()
+        wait_until(lambda: len(infobip) == 1)
+        wait_until(lambda: Message.objects.get().status == Status.SENT, seconds=2)
+
+
+@pytest.fixture
+def idle() -> Iterator[Worker]:
+    """A worker with room for four calls whose threads have not begun."""
+    worker = Worker(4)
+    yield worker
+    worker.dispatching.shutdown()
+    worker.loop.close()
+
+
+def call(worker: Worker, *, seconds_ago: float, times: int = 1) -> None:
+    """Let calls be under way."""
+    work = cast(Any, SimpleNamespace(claim=SimpleNamespace(endpoint=Endpoint(1, Upstream.INFOBIP, 1))))
+    worker.flights |= {Flight(work, began_at=time.monotonic() - seconds_ago) for _ in range(times)}
+
+
+def dispatch(worker: Worker, turn: Turn) -> Room | None:
+    """Have a turn that gives this; gives the room that there was for it."""
+    rooms: list[Room | None] = []
+
+    def take(_: object, room: Room | None) -> Turn:
+        rooms.append(room)
+        return turn
+
+    worker.dispatcher = cast(Any, SimpleNamespace(must_look=lambda _: False, turn=take))
+    worker.loop.run_until_complete(worker._dispatch())
+    return rooms[0]
+
+
+def test_calls_that_take_long_make_room_for_others_up_to_a_bound(idle: Worker) -> None:
+    call(idle, seconds_ago=0.0, times=4)
+    assert idle._free() == 0
+    idle.flights.clear()
+    call(idle, seconds_ago=5.0, times=4)
+    assert idle._free() == 4
+    call(idle, seconds_ago=5.0, times=4 * MOST_PARKED - 5)
+    assert idle._free() == 1
+    call(idle, seconds_ago=5.0, times=10)
+    assert idle._free() == 0
+
+
+def test_that_lanes_are_due_is_not_forgotten_while_there_is_no_room(idle: Worker) -> None:
+    call(idle, seconds_ago=0.0, times=4)
+    assert dispatch(idle, Turn()) is None and idle.due
+    idle.flights.clear()
+    room = dispatch(idle, Turn(more=True))
+    assert room is not None and room.free == 4 and idle.due  # a bound kept some back
+    assert dispatch(idle, Turn()) is not None and not idle.due
+    assert dispatch(idle, Turn()) is None  # nobody said that there are any
+
+
+def test_who_stops_looks_for_nothing_more(idle: Worker) -> None:
+    idle.stopping.set()
+    assert dispatch(idle, Turn()) is None
+
+
+def test_other_workers_are_woken_only_where_there_is_enough_for_them(idle: Worker) -> None:
+    heard: list[str] = []
+    other = Holder(lambda _, payload: heard.append(payload), lambda: True)
+    other.start()
+    try:
+        wait_until(other.held.is_set)
+        idle.due, idle.holder.number = False, 7
+        idle._share(intake.Turn(1, work=True))
+        idle._share(intake.Turn(9, work=True, more=True))
+        idle.due = True  # it has not looked since it was last told
+        idle._share(intake.Turn(1, work=True))
+        wake(sender=8)
+        wait_until(lambda: "8" in heard)
+        assert heard == ["7", "7", "8"]
+    finally:
+        other.stop()
+
+
+def test_a_pool_that_gives_no_connection_is_made_anew_where_the_database_is_there(
+    idle: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+    monkeypatch.setattr(connection, "close_pool", lambda: closed.append(True), raising=False)
+    empty, gone = OperationalError("no connection"), OperationalError("gone")
+    empty.__cause__ = PoolTimeout("couldn't get a connection")
+    idle._drop_connection(empty)  # the database may be gone for all
+    idle.holder.held.set()
+    idle._drop_connection(gone)
+    assert closed == []
+    idle._drop_connection(empty)
+    assert closed == [True]

@@ -111,6 +111,7 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
         CONVERSATIONS,
         {
             "subject": ADDRESS,
+            "name": "CASE WHEN n % 3 > 0 THEN 'Ana ' || n ELSE '' END",
             "identifier": "'conversation ' || n",
             "session": SESSION,
             "last_sender": ORG,
@@ -164,7 +165,8 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
         CONVERSATIONS,
         {
             "account": ORG,
-            "key": "'key ' || n",
+            "key": f"CASE n WHEN 4 THEN 'delivery:{message_uuid(CONVERSATIONS + 1)}:9' WHEN 5 THEN 'message:entry 1' "
+            "ELSE 'key ' || n END",
             "kind": "'MessageReceived'",
             "body": "decode(repeat('7b7d', 100), 'hex')",
             "problem": "CASE WHEN n % 1000 = 0 THEN 'a problem' ELSE '' END",

@@ -19,6 +19,7 @@ from django.utils import timezone
 from connector.salesforce.platform_events import PlatformEvent, Topic
 from messaging import claims, due_sessions, handover, results, retention, sessions, subscriptions
 from messaging import doctor as messaging_doctor
+from messaging.admin import OfConversation
 from messaging.claims import Given
 from messaging.conversations import start_outbound
 from messaging.delivery import Result
@@ -191,7 +192,8 @@ def test_a_sender_that_is_taken_off_is_still_named_by_its_messages(org: Org) -> 
 LOST = {
     "lane_due": "the doctor's look at what waits",
     "conversation_identifier": "noting a rep",
-    "message_newest": "",  # of the admin's list of one org's messages
+    "message_newest": "/admin/messaging/message/?org__id__exact=1",
+    "conversation_name": "/admin/messaging/conversation/?q=ana",
 }
 
 
@@ -200,8 +202,8 @@ def test_a_query_that_has_lost_its_index_is_refused(org: Org, operator: Client, 
     """The measure itself; the end of the test's transaction brings the index back."""
 
     def call() -> Any:
-        if not LOST[index]:
-            return operator.get(f"/admin/messaging/message/?org__id__exact={org.pk}")
+        if LOST[index].startswith("/"):
+            return operator.get(LOST[index])
         return CALLS[LOST[index]](org)
 
     check(call)
@@ -230,16 +232,17 @@ PAGES = {
     for each, model_admin in admin.site._registry.items()
     if each._meta.app_label in ("tenants", "messaging")
 }
+OF_CONVERSATION = [name for name, each in PAGES.items() if OfConversation in each.list_filter]
 SEARCHES = {
     "messaging.message": ["entry 7"],
-    "messaging.conversation": ["conversation 7", rows.address(7)],
+    "messaging.conversation": ["conversation 7", rows.address(7), "+385 91-000-0007", "Ana 7", "ana"],
     "messaging.session": [rows.session(7)],
     "messaging.handover": ["conversation 7"],
     "messaging.lane": ["7"],
-    "messaging.receivedevent": ["key 7"],
+    "messaging.receivedevent": ["key 7", str(rows.message_uuid(rows.CONVERSATIONS + 1)), "entry 1"],
     "tenants.membership": ["user 7"],
     "tenants.org": ["Org 7"],
-    "tenants.sender": ["447700000007"],
+    "tenants.sender": ["447700000007", "+44 7700 000 007"],
 }
 
 
@@ -293,6 +296,22 @@ def test_each_list_of_one_orgs_rows_costs_by_what_is_shown(operator: Client, org
     for link in map(unescape, links):
         shown = look(operator, link).context["cl"]
         assert all(each.org_id == org_id for each in shown.result_list) and (shown.result_list or "state=" in link)
+        for query in [choice["query_string"] for spec in shown.filter_specs for choice in spec.choices(shown)]:
+            look(operator, link.partition("?")[0] + query)
+
+
+@pytest.mark.parametrize("conversation_id", [1, 2, rows.CONVERSATIONS, 9 * 10**17])
+def test_each_list_of_one_conversations_rows_costs_by_what_is_shown(operator: Client, conversation_id: int) -> None:
+    """The first conversation has more messages than are listed."""
+    links = [f"{list_of(name)}?conversation={conversation_id}" for name in OF_CONVERSATION]
+    if conversation_id <= rows.CONVERSATIONS:
+        page = look(operator, f"/admin/messaging/conversation/{conversation_id}/change/").text
+        assert set(re.findall(r'href="([^"]*\?conversation=[^"]*)"', page)) == set(links)
+    for name, link in zip(OF_CONVERSATION, links, strict=True):
+        shown = look(operator, link).context["cl"]
+        if name != "messaging.receivedevent":
+            assert all(each.conversation_id == conversation_id for each in shown.result_list)
+            assert bool(shown.result_list) == (conversation_id <= rows.CONVERSATIONS) or name == "messaging.handover"
         for query in [choice["query_string"] for spec in shown.filter_specs for choice in spec.choices(shown)]:
             look(operator, link.partition("?")[0] + query)
 

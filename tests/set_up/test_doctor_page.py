@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from pytest_django.live_server_helper import LiveServer
 
+from tenants import cache
 from tests.browser.conftest import browser, check_fits, rows_beside_a_browser  # noqa: F401 (fixtures)
 from tests.set_up.conftest import Company
 from tests.set_up.pages import signed_in
@@ -44,8 +45,11 @@ def test_findings_fit_and_a_button_fixes_what_it_stands_at(
     acme.keep(acme.channel, name=LONG)
     acme.keep(acme.account, name=LONG)
     spoil_signature(acme)
+    for reason in ("not stored", "wrong signature"):
+        cache.count_refusal(acme.account.pk, reason)
     page.get_by_role("link", name="Run checks again").click()
     expect(page.get_by_text(f"{LONG} is active")).to_be_visible(timeout=15_000)
+    expect(page.locator(".dot.note")).to_have_count(1)
     check_fits(page, f"doctor-failed-{width}", page)
     page.get_by_text("checks passed").click()
     spoil_subscription(acme)

@@ -148,7 +148,7 @@ def put_chatbot_first(company: Company, patch: Patch) -> None:
 
 
 def refuse_webhooks(company: Company, patch: Patch) -> None:
-    cache.count_refusal(company.account.pk, "bad signature")
+    cache.count_refusal(company.account.pk, "wrong signature")
 
 
 def change_secret(company: Company, patch: Patch) -> None:
@@ -439,7 +439,7 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(put_chatbot_first, ("Subscription to chatbot conversations of main",), WARNING)
     ],
     "Hand-over token": [Fault(lose_token, ("Hand-over token of main",))],
-    "Refused webhooks": [Fault(refuse_webhooks, ("Webhooks of main refused today",), WARNING, says="signature: 1")],
+    "Refused webhooks": [Fault(refuse_webhooks, ("Webhooks of main today: wrong signature",), WARNING, says="1. They")],
     "Webhook secret": [Fault(change_secret, ("Webhook secret of main",), WARNING)],
     "Event stream": [
         Fault(stop_stream(problem="the login is refused"), ("Event stream /event/Infobip_Event__e",)),

@@ -252,7 +252,8 @@ def test_a_change_of_an_account_that_is_gone_makes_no_new_one(acme: Company, ada
     account = acme.document["infobipAccounts"][0]
     fields = {"name": "third", "base_url": account["baseUrl"], "api_key": account["apiKey"]}
     for named in ("", "4a1b6f0e-0000-4000-8000-000000000000", "nonsense\x00"):
-        assert press(ada, acme.org, "accounts", action="change", account=named, **fields).status_code == 302
+        answer = press(ada, acme.org, "accounts", action="change", account=named, **fields)
+        assert answer.status_code == 409 and "no longer there" in answer.content.decode()
     with every_org():
         assert InfobipAccount.objects.filter(org=acme.org).count() == 1
 
@@ -274,15 +275,15 @@ def test_while_salesforce_is_down_a_channel_is_not_said_to_be_wrong(acme: Compan
 
 def test_a_channel_or_a_number_that_is_not_there_is_told(acme: Company, ada: Client) -> None:
     fields = {"account": str(acme.account.uuid), "number": acme.sender.number, "channel": acme.channel.pk, "first": "rep"}
-    for change, words in (
-        ({"channel": 999_999_999}, "no longer there"),
-        ({"channel": "x"}, "no longer there"),
-        ({"number": "15550001111"}, "not a WhatsApp sender"),
-        ({"number": "1\x00"}, "country code"),
-        ({"number": "1" * 300}, "country code"),
+    for change, place, words in (
+        ({"channel": 999_999_999}, "first", "no longer there"),  # after the fields of the number's row
+        ({"channel": "x"}, "first", "no longer there"),
+        ({"number": "15550001111"}, "", "not a WhatsApp sender"),
+        ({"number": "1\x00"}, "", "country code"),
+        ({"number": "1" * 300}, "", "country code"),
     ):
         answer = press(ada, acme.org, "senders", **fields | change)
-        assert answer.status_code == 200 and words in alerts(answer.content.decode())[""], change
+        assert answer.status_code == 200 and words in alerts(answer.content.decode())[place], change
     with every_org():
         assert Sender.objects.get(org=acme.org).channel_id == acme.channel.pk
 
@@ -295,6 +296,9 @@ def test_numbers_are_typed_in_where_the_key_may_not_list_them(acme: Company, ada
     assert press(ada, acme.org, "senders", **fields).status_code == 302
     with every_org():
         assert Sender.objects.filter(org=acme.org, number="15550001111").exists()
+    page = press(ada, acme.org, "senders", **fields | {"number": "12 of ours", "first": "chatbot"}).content.decode()
+    assert "Not added. Give the number with its country code" in alerts(page)["first"]
+    assert 'value="12ofours"' in page and '<option value="chatbot" selected>' in page
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -328,9 +332,13 @@ def test_plain_forms_are_answered_with_a_redirect_to_what_comes_next(acme: Compa
         (
             "senders",
             {"account": uuid, "number": acme.sender.number, "channel": acme.channel.pk, "first": "chatbot"},
-            "senders",
+            f"senders?saved={acme.sender.number}",
         ),
-        ("senders", {"account": uuid, "number": acme.sender.number, "channel": "", "first": "rep"}, "senders"),
+        (
+            "senders",
+            {"account": uuid, "number": acme.sender.number, "channel": "", "first": "rep"},
+            f"senders?saved={acme.sender.number}",
+        ),
         ("connect", {"action": "disconnect"}, ""),
     ]
     for step, fields, after in steps:

@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import Error as DjangoDatabaseError
@@ -11,6 +13,7 @@ from django.db import close_old_connections, connection, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.models.signals import pre_migrate
 
+from tenants.database import is_spent
 from tenants.models import Org
 from tenants.tenancy import every_org
 from tests.tenants.conftest import Two
@@ -86,6 +89,17 @@ def test_a_row_at_fault_costs_no_connection() -> None:
         with pytest.raises(DjangoDatabaseError), transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(statement)
     assert backend() == before
+
+
+SPENT = ["08006", "0A000", "25006", "25P03", "26000", "42P05", "57P01", "57P03", "58030", "XX000"]
+NOT_SPENT = ["22003", "23505", "25P02", "40P01", "42P01", "53100", "55P03", "57014", "P0001"]
+
+
+@pytest.mark.parametrize("code", [*SPENT, *NOT_SPENT])
+def test_after_which_errors_a_connection_that_still_answers_is_of_no_use(code: str) -> None:
+    error = psycopg.errors.lookup(code)()
+    assert is_spent(cast(Any, SimpleNamespace(closed=False)), error) is (code in SPENT)
+    assert is_spent(cast(Any, SimpleNamespace(closed=True)), error)
 
 
 def test_the_pool_does_not_hand_out_a_read_only_connection_again() -> None:

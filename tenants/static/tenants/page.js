@@ -24,6 +24,12 @@
     if (status >= 400 && (status < 500 || responseText.includes('id="main"'))) {
       event.detail.shouldSwap = true;
       event.detail.isError = false;
+      const part = event.detail.requestConfig.elt.closest("[hx-select]").getAttribute("hx-select");
+      if (new DOMParser().parseFromString(responseText, "text/html").querySelector(part)) return;
+      // it has nothing for the part of the page that was to change: it is shown whole
+      event.detail.target = document.getElementById("main");
+      event.detail.selectOverride = "#main";
+      event.detail.swapOverride = "outerHTML";
     }
   });
 
@@ -48,12 +54,15 @@
     body: new URLSearchParams(fields),
   });
 
+  const CLOSED_MS = 500; // how often it is seen that a window was closed
+
   // One sign-in at a time: what began it, and the window that it happens in.
   let pending = null;
 
   async function signIn(button) {
     const popup = window.open("", "service-cloud-connector-sign-in", "popup,width=520,height=680");
     button.disabled = true;
+    tellRefusal("");
     try {
       const answer = await post(button.dataset.signIn, button.dataset.fields ? JSON.parse(button.dataset.fields) : {});
       if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || "The sign-in could not be begun.");
@@ -62,6 +71,7 @@
       document.getElementById("code-form").hidden = false;
       document.getElementById("sign-in-link").href = pending.start;
       document.getElementById("blocked").hidden = Boolean(popup);
+      if (popup) watch(pending);
     } catch (error) {
       popup?.close();
       say(error.message);
@@ -70,8 +80,30 @@
     }
   }
 
+  // What a refusal leaves: the button, and why. Empty words: none.
+  function tellRefusal(words) {
+    const place = document.getElementById("not-signed-in");
+    place.querySelector("span").textContent = words;
+    place.hidden = !words;
+    if (words) document.getElementById("code-form").hidden = true;
+  }
+
+  // Salesforce may refuse on a page of its own, of which nobody tells us; then the window is closed by hand. One that
+  // Salesforce cut off looks closed as well, so the field for its code stays.
+  function watch(mine) {
+    const timer = setInterval(() => {
+      if (pending !== mine || mine.code) clearInterval(timer);
+      else if (mine.popup.closed) {
+        clearInterval(timer);
+        tellRefusal("You are not signed in yet. If the window shows a code, type it below; if it was refused or closed, sign in again.");
+        document.getElementById("code-form").hidden = false;
+      }
+    }, CLOSED_MS);
+  }
+
   async function finish(code) {
     if (!pending) return;
+    pending.code = code;
     const answer = await post(pending.finish, { id: pending.id, secret: pending.secret, code });
     const body = await answer.json().catch(() => ({}));
     if (!answer.ok) {
@@ -83,14 +115,18 @@
     pending.popup?.close();
     pending = null;
     token = body.token;
-    htmx.ajax("GET", next, { target: "#main", select: "#main", swap: "outerHTML" })
-      .then(() => history.replaceState(null, "", next));
+    // the address of the page that comes, not of the entrance that leads to it
+    htmx.ajax("GET", next, { target: "#main", select: "#main", swap: "outerHTML", replace: "true" });
   }
 
   // Only a window of our own site, the very one that we opened, may hand a code in.
   window.addEventListener("message", (event) => {
     if (event.origin !== window.location.origin || !pending || event.source !== pending.popup) return;
     if (typeof event.data?.signInCode === "string") finish(event.data.signInCode);
+    if (typeof event.data?.signInProblem === "string") {
+      pending = null;
+      tellRefusal(`The sign-in did not work; you can sign in again. ${event.data.signInProblem}`);
+    }
   });
 
   document.addEventListener("click", (event) => {
@@ -122,6 +158,36 @@
       return "";
     }
   }
+
+  // Choices are saved as they are made. Who goes on meanwhile goes on when they are saved, and stays where one is refused.
+  let goesOn = null;
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("#main a[href]");
+    if (!link || link.target) return;
+    const typed = link.dataset.goesOn !== undefined && [...document.querySelectorAll(".sender [name=number]:not([type=hidden])")]
+      .find((field) => field.value.trim());
+    if (typed) {
+      say(`+${typed.value.replace(/^\+/, "")} is not added yet. Choose “Add”, or empty its field.`);
+      typed.focus();
+    }
+    const saving = document.querySelector(".sender[hx-post].htmx-request");
+    if (saving) goesOn = link;
+    if (!typed && !saving) return;
+    event.preventDefault();
+    event.stopPropagation();
+  }, { capture: true });
+
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (!event.detail.elt.matches(".sender[hx-post]")) return;
+    if (!event.detail.successful) goesOn = null;
+    setTimeout(() => { // a second choice of the same number is sent after this
+      if (!goesOn || document.querySelector(".sender[hx-post].htmx-request")) return;
+      const link = goesOn;
+      goesOn = null;
+      if (!document.querySelector(".sender .outcome .problem")) link.click();
+    });
+  });
 
   async function copyText(button) {
     const text = button.dataset.copy;

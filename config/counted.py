@@ -1,0 +1,50 @@
+"""Says together what Django says of each refused request: anybody can have it said a thousand times a second."""
+
+import logging
+import threading
+from collections import Counter
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+FLUSH_SECONDS = 2.0  # in which one line is logged for each reason, with their number
+LONGEST_PATH = 100
+
+
+class CountedHandler(logging.Handler):
+    """Counts the refusals of a logger, without their tracebacks; an exception that is our own fault goes on as it is.
+
+    https://docs.djangoproject.com/en/5.2/ref/logging/#django-security
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._paths: dict[tuple[str, int], str] = {}
+        self._timer: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a record; the handler's lock is held."""
+        if record.exc_info and record.name == "django.request":
+            logging.getLogger().handle(record)
+            return
+        request: Any = getattr(record, "request", None)
+        key = (record.name.removeprefix("django.").removeprefix("security."), getattr(record, "status_code", 400))
+        self._counts[key] += 1
+        self._paths.setdefault(key, str(getattr(request, "path", ""))[:LONGEST_PATH])
+        if self._timer is None:
+            self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def flush(self) -> None:
+        """Log what was counted; at the end of the process too."""
+        assert self.lock is not None
+        with self.lock:
+            counts, self._counts = self._counts, Counter()
+            paths, self._paths = self._paths, {}
+            self._timer = None
+        for (reason, status), count in counts.items():
+            log.warning("pages refused", status=status, reason=reason, count=count, path=paths[reason, status])

@@ -1,0 +1,45 @@
+"""Bodies are read within bounds, and what they hold is given back."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from messaging.door_body import ROW, Held, Room
+from messaging.door_refusals import Refused
+
+
+def read(room: Room, parts: list[bytes], *, limit: int) -> bytes:
+    """Read a body that comes in chunks."""
+    coming = list(parts)
+
+    async def receive() -> Mapping[str, Any]:
+        part = coming.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(coming)}
+
+    async def main() -> bytes:
+        with Held(room) as held:
+            return await held.read(receive, length=None, limit=limit)
+
+    return asyncio.run(main())
+
+
+def test_a_body_in_chunks_is_refused_where_it_passes_the_limit_and_gives_back_what_it_held() -> None:
+    room = Room(1 << 20)
+    assert read(room, [b"12345", b"67890"], limit=10) == b"1234567890"
+    with pytest.raises(Refused) as refused:
+        read(room, [b"12345", b"67890", b"1"], limit=10)
+    assert refused.value.status == 413 and room.held == 0 and not room.readers
+
+
+def test_a_request_costs_memory_before_its_body_comes() -> None:
+    house = Room(3 * ROW)
+    one, another = Room(2 * ROW, house), Room(1 << 20, house)
+    with Held(one), Held(one):
+        with pytest.raises(Refused) as refused:
+            Held(one).__enter__()
+        with Held(another), pytest.raises(Refused):  # of all together there are so many
+            Held(another).__enter__()
+        assert refused.value.status == 503
+    assert one.held == another.held == house.held == 0
