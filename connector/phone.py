@@ -99,7 +99,8 @@ def address_of(value: object) -> str:
     if digits := digits_of(value):
         return digits
     text = "".join(each for each in clean(value[:200]) if not _is_invisible(each)).strip() if isinstance(value, str) else ""
-    return text if any(each.isalpha() for each in text) else ""
+    is_id = any(each.isalpha() for each in text) or (text.isdecimal() and len(text) > MOST_DIGITS)
+    return text if is_id else ""
 
 
 def spellings_of(address: str) -> tuple[str, ...]:

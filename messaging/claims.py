@@ -4,7 +4,7 @@ The statement that locks is never the one that takes: it would read from a snaps
 message twice. Callers own the transaction.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -310,6 +310,24 @@ def _free_lanes_of(holder: int) -> int:
         [holder, RECOVERY_SECONDS],
     )
     return len(freed)
+
+
+def free_unknown(holder: int, *, known: Collection[int]) -> int:
+    """Free lanes that this process holds and does not know of: the commit that took them seemed to fail, and did not.
+
+    Nothing was called for them: a call begins after the commit only.
+
+    :param known: lanes of calls that are under way, or whose results are not written yet
+    :return: how many lanes became free
+    """
+    rows = query(
+        """UPDATE messaging_lane SET holder = NULL, trying = NULL, retry_at = NULL, due_at = clock_timestamp()
+           WHERE id IN (SELECT id FROM messaging_lane WHERE holder = %s AND id <> ALL(%s::bigint[])
+                        ORDER BY id FOR NO KEY UPDATE)
+           RETURNING id""",
+        [holder, list(known)],
+    )
+    return len(rows)
 
 
 def set_aside(lane_id: int, *, holder: int) -> None:

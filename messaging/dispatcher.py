@@ -4,7 +4,7 @@ called. All in one transaction, in the dispatcher's thread of a worker.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -70,6 +70,7 @@ class Dispatcher:
     def __init__(self, holder: Holder, calls: int, stopping: threading.Event) -> None:
         self.holder, self.calls, self.stopping = holder, calls, stopping
         self.routes = Routes()
+        self.uncertain = False  # a turn failed, and may have been committed all the same
         self.judged_at = self.expired_at = self.looked_at = self.probed_at = 0.0
 
     def must_look(self, ended: Sequence[Ended]) -> bool:
@@ -78,10 +79,14 @@ class Dispatcher:
             return True
         return not all(isinstance(each, Result) and each.outcome is Outcome.SENT for each in ended)
 
-    def turn(self, ended: Sequence[Ended], room: Room | None) -> Turn:
-        """Record what ended, take the next message of those lanes, and of others that are due where there is room."""
+    def turn(self, ended: Sequence[Ended], room: Room | None, *, under_way: Iterable[Claim] = ()) -> Turn:
+        """Record what ended, take the next message of those lanes, and of others that are due where there is room.
+
+        :param under_way: the claims of calls that have not ended
+        """
         with every_org():
-            freed = self._judge()
+            known = [*(each.lane_id for each in under_way), *(each.claim.lane_id for each in ended)]
+            freed = self._find_lost(known) or self._judge()
             self._expire()
             with transaction.atomic():
                 lanes, more = results.record(ended, holder=self.holder.number), freed
@@ -108,6 +113,17 @@ class Dispatcher:
             return []
         self.probed_at = time.monotonic()
         return circuits.take_probes()
+
+    def _find_lost(self, known: Sequence[int]) -> bool:
+        """Free lanes that a turn took whose commit seemed to fail; True if there were some."""
+        if not self.uncertain:
+            return False
+        with transaction.atomic():
+            freed = claims.free_unknown(self.holder.number, known=known)
+        self.uncertain = False
+        if freed:
+            log.warning("lanes were taken though the commit seemed to fail; they are free", lanes=freed)
+        return freed > 0
 
     def _judge(self) -> bool:
         """Free the lanes of processes that are gone, now and then; True if there were some."""

@@ -186,14 +186,15 @@ class Worker:
     async def _dispatch(self) -> Sequence[Work]:
         """Do a turn of the dispatcher; what could not be written stays in memory until it can be."""
         ended = list(self.unwritten)
-        under_way = [flight.work.claim.endpoint for flight in self.flights]
+        under_way = [flight.work.claim for flight in self.flights]
         free = 0 if self.stopping.is_set() else self._free()
         look = self.due or self.dispatcher.must_look(ended)
         self.due = look and not free  # what is said from now on is for the next turn
-        room = Room(free, self.limits.shares(under_way)) if look and free else None
+        room = Room(free, self.limits.shares(each.endpoint for each in under_way)) if look and free else None
         try:
-            turn = await self._in_dispatcher(lambda: self.dispatcher.turn(ended, room))
+            turn = await self._in_dispatcher(lambda: self.dispatcher.turn(ended, room, under_way=under_way))
         except Exception as exc:
+            self.dispatcher.uncertain = True
             if not is_rows_fault(exc):
                 return await self._wait_for_the_database(exc)
             log.error("a turn failed; its results are recorded one by one", **facts_of(exc))

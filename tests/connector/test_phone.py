@@ -82,6 +82,7 @@ def test_everybody_else_is_spelt_in_one_way(address: str) -> None:
 
 def test_an_id_that_is_no_number_stays_what_it_is() -> None:
     assert address_of(" HR.1234567890\u200b") == shown("HR.1234567890") == "HR.1234567890"
+    assert address_of("24060905360217212") == "24060905360217212"  # of another channel
     assert address_of("...") == address_of("385991234567.0") == address_of(1.5) == address_of({}) == ""
 
 

@@ -525,7 +525,7 @@ def test_a_webhook_has_the_published_shape(world: Sandbox, form: str, message: d
 @pytest.mark.parametrize("form", ["whatsapp", "messages-api"])
 def test_reports_have_the_published_shape(world: Sandbox, form: str) -> None:
     contract = load(WHATSAPP if form == "whatsapp" else MESSAGES_API)
-    world.control("reports", {"delivered": 0.01, "seen": 0.05, "auto": True, "form": form})
+    world.control("reports", {"delivered": 0.01, "seen": 0.05, "auto": True, "form": form, "toMessage": "signed"})
     _write(world, "hi")  # opens the window in which an answer is delivered
     message = uuid4()
     infobip_client(world.infobip, api_key=API_KEY, allow_local=True).send_text(
@@ -542,7 +542,7 @@ def test_reports_have_the_published_shape(world: Sandbox, form: str) -> None:
 @pytest.mark.parametrize("form", ["whatsapp", "messages-api"])
 def test_a_report_of_a_failure_has_the_published_shape(world: Sandbox, form: str) -> None:
     contract = load(WHATSAPP if form == "whatsapp" else MESSAGES_API)
-    world.control("reports", {"delivered": 0.01, "seen": 0.05, "auto": True, "form": form})
+    world.control("reports", {"delivered": 0.01, "seen": 0.05, "auto": True, "form": form, "toMessage": "signed"})
     message = uuid4()
     infobip_client(world.infobip, api_key=API_KEY, allow_local=True).send_text(
         sender=SENDER, to="385990000000", text="Outside the window", message_uuid=message, notify_url=world.door

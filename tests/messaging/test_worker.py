@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 from messaging import intake, results
 from messaging.circuits import Endpoint
 from messaging.conversations import TemplateMessage, start_outbound
-from messaging.dispatcher import LOOK_SECONDS, Room, Turn
+from messaging.dispatcher import LOOK_SECONDS, Dispatcher, Room, Turn
 from messaging.holder import Holder
 from messaging.models import Attempt, Inbox, Lane, Message, Outcome, Status, Upstream
 from messaging.wake import INBOX_CHANNEL, wake
@@ -113,7 +113,7 @@ def test_a_template_leaves_by_the_endpoint_for_templates(acme: World, infobip: l
     ((sent,),) = (each["messages"] for each in infobip)
     assert infobip[0]["path"] == "/whatsapp/1/message/template"
     assert (sent["to"], sent["content"], sent["messageId"]) == ("385991234567", template.content, str(template.uuid))
-    assert sent["notifyUrl"] == acme.account.webhook_url
+    assert sent["notifyUrl"] == acme.account.report_url(template.uuid)
 
 
 def test_what_is_tried_is_committed_before_the_upstream_is_called(acme: World, settings: LazySettings) -> None:
@@ -180,6 +180,26 @@ def test_a_connection_that_breaks_off_like_a_fault_of_the_row_ends_no_loop(
     with working():
         wait_until(lambda: Message.objects.get().status == Status.SENT)
     assert len(infobip) == 1 and failures == []
+
+
+def test_lanes_taken_by_a_commit_that_seemed_to_fail_are_carried_all_the_same(
+    acme: World, infobip: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that restarts can commit a turn and not live to say so; the process that took the lanes lives on."""
+    turn, lost = Dispatcher.turn, [OperationalError("server closed the connection unexpectedly")]
+
+    def turn_and_lose_the_answer(*arguments: Any, **options: Any) -> Turn:
+        done = turn(*arguments, **options)
+        if done.work and lost:
+            raise lost.pop()
+        return done
+
+    monkeypatch.setattr(Dispatcher, "turn", turn_and_lose_the_answer)
+    queue(acme)
+    with working():
+        wait_until(lambda: Message.objects.get().status == Status.SENT, seconds=5)
+    assert len(infobip) == 1 and not lost
+    assert not Attempt.objects.exists()  # nothing was called, so nothing is in doubt
 
 
 def test_a_process_that_stops_ends_its_calls_and_lets_go_of_all_lanes_at_once(acme: World, settings: LazySettings) -> None:
@@ -308,7 +328,7 @@ def dispatch(worker: Worker, turn: Turn) -> Room | None:
     """Have a turn that gives this; gives the room that there was for it."""
     rooms: list[Room | None] = []
 
-    def take(_: object, room: Room | None) -> Turn:
+    def take(_: object, room: Room | None, *, under_way: object) -> Turn:
         rooms.append(room)
         return turn
 

@@ -17,8 +17,14 @@ from tests.support.happenings import receive_webhook
 pytestmark = pytest.mark.django_db
 
 CODE = Path(__file__).parents[2] / "messaging"
-COUNTED = re.compile(r'Refused\(\d{3}, "([^"]+)"|count_refusal\([^"\n]*"([^"]+)"')
-OURS = ("not stored", "account not found out", "too many bodies at once")
+COUNTED = re.compile(r'Refused\(\s*\d{3}, "([^"]+)"|count_refusal\([^"\n]*"([^"]+)"')
+OURS = (
+    "not stored",
+    "account not found out",
+    "too many bodies at once",
+    "wrong report address",
+    "report on another message",
+)
 
 
 def finding(company: Company, title: str) -> Finding:

@@ -298,7 +298,7 @@ def test_numbers_are_typed_in_where_the_key_may_not_list_them(acme: Company, ada
         assert Sender.objects.filter(org=acme.org, number="15550001111").exists()
     page = press(ada, acme.org, "senders", **fields | {"number": "12 of ours", "first": "chatbot"}).content.decode()
     assert "Not added. Give the number with its country code" in alerts(page)["first"]
-    assert 'value="12ofours"' in page and '<option value="chatbot" selected>' in page
+    assert 'value="12 of ours"' in page and '<option value="chatbot" selected>' in page
 
 
 @pytest.mark.parametrize("step", STEPS)
