@@ -15,6 +15,7 @@ from connector.events import clean
 
 LEAST_DIGITS, MOST_DIGITS = 5, 15
 
+_PLAIN = re.compile(rf"[1-9][0-9]{{{LEAST_DIGITS - 1},{MOST_DIGITS - 1}}}")
 _FORMULA = re.compile(r"\+?\d+\.\d{1,2}")  # what a spreadsheet makes of a number: the digits behind the dot are not its own
 _BETWEEN = {"(", ")", ".", "/", "\u00b7", "\u2022"}
 _FOREIGN = "00"  # how most countries dial abroad
@@ -62,6 +63,8 @@ def read(value: object) -> str:
     :return: digits of the international form
     :raises NotANumber: saying what is wrong
     """
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value  # as both platforms write it in every message
     if type(value) is int and 0 < value < 10**MOST_DIGITS:
         value = str(value)
     if not isinstance(value, str):
