@@ -101,9 +101,12 @@ def id_of(source: dict[str, Any], field: str, *, most: int) -> str:
 
     :raises UnexpectedPayload: if it is missing, empty, or longer than ``most`` characters
     """
-    value = source.get(field)
-    number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**most
-    return str(value) if number else text_of(source, field, most=most)
+    return number_as_text(source.get(field), most=most) or text_of(source, field, most=most)
+
+
+def number_as_text(value: object, *, most: int) -> str:
+    """Write a whole number of at most so many digits as a text; empty for all else."""
+    return str(value) if type(value) is int and abs(value) < 10**most else ""
 
 
 def optional_text(source: dict[str, Any], field: str, *, most: int) -> str:

@@ -70,7 +70,7 @@ def note(calls: Iterable[Call]) -> None:
     for endpoint in passed & failed.keys():
         del failed[endpoint]
     if passed or failed:
-        _write(sorted(_stale(passed)), failed)
+        _write(_stale(passed), failed)
 
 
 def _stale(passed: Iterable[Endpoint]) -> list[Endpoint]:

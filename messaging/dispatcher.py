@@ -85,8 +85,7 @@ class Dispatcher:
         :param under_way: the claims of calls that have not ended
         """
         with every_org():
-            known = [*(each.lane_id for each in under_way), *(each.claim.lane_id for each in ended)]
-            freed = self._find_lost(known) or self._judge()
+            freed = self._find_lost(under_way, ended) or self._judge()
             self._expire()
             with transaction.atomic():
                 lanes, more = results.record(ended, holder=self.holder.number), freed
@@ -114,10 +113,11 @@ class Dispatcher:
         self.probed_at = time.monotonic()
         return circuits.take_probes()
 
-    def _find_lost(self, known: Sequence[int]) -> bool:
+    def _find_lost(self, under_way: Iterable[Claim], ended: Iterable[Ended]) -> bool:
         """Free lanes that a turn took whose commit seemed to fail; True if there were some."""
         if not self.uncertain:
             return False
+        known = [*(each.lane_id for each in under_way), *(each.claim.lane_id for each in ended)]
         with transaction.atomic():
             freed = claims.free_unknown(self.holder.number, known=known)
         self.uncertain = False

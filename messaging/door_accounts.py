@@ -20,6 +20,7 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, connection
 
 from connector.infobip.webhooks import business_number, reported_message, results_of
+from connector.phone import spellings_of
 from messaging.door_refusals import Refused
 from messaging.models import Message
 from messaging.query import query
@@ -216,7 +217,8 @@ def _read_candidates(body: bytes) -> list[Account]:
     try:
         with every_org():
             _connect()
-            ids = set(Sender.objects.filter(number__in=numbers).order_by("pk").values_list("account_id", flat=True)[:100])
+            spellings = {each for number in numbers for each in spellings_of(number)}
+            ids = set(Sender.objects.filter(number__in=spellings).order_by("pk").values_list("account_id", flat=True)[:100])
             reported = Message.objects.filter(uuid__in=uuids, sender__isnull=False)
             ids |= set(reported.values_list("sender__account_id", flat=True))
             # the oldest first: who claims another's number later cannot crowd it out

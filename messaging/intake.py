@@ -69,9 +69,15 @@ def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
         share = _share_of(rows)
         work = ingested(share.arrivals)
         query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [share.done])
-        for row_id, taken in share.begun.items():
-            query("UPDATE messaging_inbox SET taken = %s WHERE id = %s", [taken, row_id])
-    more = bool(share.begun) or len(rows) > FEW_ROWS or sum(len(row.body) for row in rows) > FEW_BYTES
+        if share.begun:
+            query(
+                """UPDATE messaging_inbox inbox SET taken = begun.taken
+                   FROM unnest(%s::bigint[], %s::int[]) AS begun (id, taken)
+                   WHERE inbox.id = begun.id AND inbox.id = ANY(%s)""",
+                [list(share.begun), list(share.begun.values()), list(share.begun)],
+            )
+    left = len(share.done) < len(rows)
+    more = left or len(rows) > FEW_ROWS or sum(len(row.body) for row in rows) > FEW_BYTES
     return Turn(len(share.done) + len(share.begun), work, more=more)
 
 

@@ -23,7 +23,7 @@ from connector.events import (
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
 from connector.infobip.content import MESSAGES_API_KINDS, WHATSAPP_KINDS, conversation_line, line_of
 from connector.infobip.reasons import REASONS
-from connector.payload import id_of, object_of, optional_object, optional_text, parse_time, text_of
+from connector.payload import id_of, number_as_text, object_of, optional_object, optional_text, parse_time, text_of
 from connector.phone import address_of, aliases_of
 
 LONGEST_ID = 250
@@ -83,7 +83,7 @@ def key_of(result: object) -> str:
             if isinstance(own_id, str) and 0 < len(own_id) <= LONGEST_ID and clean(own_id) == own_id:
                 return f"conversation:{own_id}"
         message_id = result.get("messageId")
-        message_id = str(message_id) if type(message_id) is int and abs(message_id) < 10**LONGEST_ID else message_id
+        message_id = number_as_text(message_id, most=LONGEST_ID) or message_id
         if isinstance(message_id, str) and 0 < len(message_id) <= LONGEST_ID and clean(message_id) == message_id:
             if _is_delivery_report(result) and isinstance(status_id := result["status"].get("id"), int):
                 return f"delivery:{message_id}:{str(status_id)[:20]}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 AGAIN = "Infobip sends them again for some hours; after that they are lost."
 NOT_AGAIN = "Infobip may not repeat a chatbot's call: then the customer stays with the chatbot."
 BY_ITSELF = "Infobip sends them again, and they are delivered then."
+NOTHING_TAKEN = "Nothing was taken from them, and no message is lost."
 ADDRESS = "Copy the account's address from “Select senders” into the notification profile."
 SECRET = "Copy the secret from “Add Infobip accounts” into the HMAC authentication of the notification profile."
 TOKEN = "Copy the address and the token from “Select senders” into the Call API element of the chatbot."
@@ -18,7 +19,7 @@ class Refusal:
     :param happened: what happened
     :param then: what becomes of the messages
     :param remedy: what the customer does about it
-    :param ours: it was trouble of this site, which ends without the customer
+    :param ours: it was trouble of this site, or somebody's try, which ends without the customer
     """
 
     happened: str
@@ -48,10 +49,10 @@ REFUSALS = {
         "They held more than is read at once.", AGAIN, "Let the subscription send fewer results at a time."
     ),
     "wrong report address": Refusal(
-        "They came to an address for reports that we did not give out.", AGAIN, NOTHING_TO_DO, ours=True
+        "They came to an address for reports that we did not give out.", NOTHING_TAKEN, NOTHING_TO_DO, ours=True
     ),
     "report on another message": Refusal(
-        "They came to one message's address for reports, and spoke of another.", AGAIN, NOTHING_TO_DO, ours=True
+        "They came to one message's address for reports, and spoke of another.", NOTHING_TAKEN, NOTHING_TO_DO, ours=True
     ),
     "broken body": Refusal(
         "They broke off, or were garbled on their way.",

@@ -21,9 +21,7 @@ with connection.cursor() as cursor:
 """
 
 
-def shown(names: tuple[str, ...], ends: tuple[str, ...], *, url: str = "", pooled: bool = False) -> list[list[str]]:
-    code = SHOW.replace("NAMES", repr(list(names))).replace("ENDS", repr(list(ends)))
-    env = os.environ | {"DATABASE_URL": os.environ["DATABASE_URL"] + url, "DATABASE_POOL": "1" if pooled else ""}
+def run_in_shell(code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "manage.py", "shell", "--no-imports", "-c", code],
         cwd=ROOT,
@@ -32,6 +30,13 @@ def shown(names: tuple[str, ...], ends: tuple[str, ...], *, url: str = "", poole
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def shown(names: tuple[str, ...], ends: tuple[str, ...], *, url: str = "", pooled: bool = False) -> list[list[str]]:
+    code = SHOW.replace("NAMES", repr(list(names))).replace("ENDS", repr(list(ends)))
+    env = os.environ | {"DATABASE_URL": os.environ["DATABASE_URL"] + url, "DATABASE_POOL": "1" if pooled else ""}
+    done = run_in_shell(code, env)
     return [line.split() for line in done.stdout.splitlines()]
 
 
@@ -70,12 +75,6 @@ def test_both_ends_of_a_connection_ask_whether_the_other_host_lives() -> None:
 def test_a_command_prints_its_result_alone_and_logs_beside_it() -> None:
     """What a command prints is read by other programs."""
     code = "import structlog; structlog.get_logger('x').warning('noted'); print('result')"
-    done = subprocess.run(
-        [sys.executable, "manage.py", "shell", "--no-imports", "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_in_shell(code, dict(os.environ))
     assert done.stdout == "result\n"
     assert json.loads(done.stderr)["event"] == "noted"

@@ -60,6 +60,13 @@ def test_the_bare_path_finds_the_account_by_its_sender(web: Web, acme: World, ri
         assert Inbox.objects.get().account_id == acme.account.pk
 
 
+def test_the_bare_path_knows_a_sender_under_each_spelling_of_its_number(web: Web, acme: World) -> None:
+    with every_org():
+        Sender.objects.filter(pk=acme.sender.pk).update(number="5511987654321")
+    body = json.dumps({"results": [whatsapp_text("hello", to="551187654321", message_id="wamid.1")]}).encode()
+    assert web.post(acme, body, path=BARE) == (200, "")
+
+
 def test_a_body_in_chunks_is_taken_whole(web: Web, acme: World) -> None:
     body = hello(acme)
     assert web.post(acme, (body[at : at + 40] for at in range(0, len(body), 40)), signed=body)[0] == 200

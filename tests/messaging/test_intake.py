@@ -188,6 +188,16 @@ def test_of_all_orgs_together_a_turn_takes_so_many_results(
     assert texts() == {*"abcd"} and not Inbox.objects.exists()
 
 
+def test_what_found_no_room_in_a_turn_is_taken_in_the_next_at_once(
+    acme: World, rival: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "RESULTS_AT_ONCE", 2)
+    append(acme, written(acme, "a"), written(acme, "b"))
+    append(rival, written(rival, "c"))
+    assert take_inbox().more and texts() == {*"ab"}
+    assert not take_inbox().more and texts() == {*"abc"}
+
+
 def test_a_delivery_of_more_results_than_infobip_ever_posts_is_kept_with_that_reason(acme: World) -> None:
     append(acme, *[{}] * 5001)
     take_inbox()
