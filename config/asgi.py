@@ -1,5 +1,6 @@
 """What Granian serves: the door and /healthz on its event loop, and Django's pages behind them, in threads."""
 
+import gc
 import os
 import resource
 import sys
@@ -51,6 +52,10 @@ class Site:
         sys.setswitchinterval(SWITCH_SECONDS)
         get_resolver().url_patterns  # noqa: B018  # imports all views now, not in front of the first request
         self._door, self._pages = Door(), Pages(django, threads=settings.WEB_THREADS)
+        # What is there by now stays. Thousands of connections at once have Python collect garbage, and to look through all
+        # modules for it stops the door for half a second.
+        gc.collect()
+        gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._door.close()

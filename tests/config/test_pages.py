@@ -223,6 +223,13 @@ def test_refusals_of_django_are_counted_together_without_their_tracebacks(web_of
     assert "Traceback" not in web.said() and not any('"level": "error"' in line for line in web.said().splitlines())
 
 
+def test_what_is_there_from_the_start_is_not_looked_through_for_garbage(django_db_setup: None) -> None:
+    """Some 300,000 objects: while thousands of connections came, that alone stopped the door for half a second."""
+    with Web("tests.config.looked_through") as web:
+        status, count = web.request("GET", "/looked-through")
+    assert status == 200 and int(count) < 20_000
+
+
 def test_the_description_of_the_api_is_the_same_whatever_is_asked_of_it(web_of_ours: Web) -> None:
     with ThreadPoolExecutor(3) as pool:
         first, *others = pool.map(lambda _: web_of_ours.request("GET", "/api/schema/"), range(8))
