@@ -7,14 +7,27 @@ from typing import Any
 
 import structlog
 
+from tenants import repeats
+from tenants.database import facts_of
+
 log = structlog.get_logger(__name__)
 
 FLUSH_SECONDS = 2.0  # in which one line is logged for each reason, with their number
 LONGEST_PATH = 100
 
 
+def _tell_fault(record: logging.LogRecord, exc: BaseException | None) -> None:
+    facts = facts_of(exc) if exc is not None else {}
+    count = repeats.kept_back("page raised", *facts.values())
+    if count:
+        log.error("page raised the same again", repeated=count, **facts)
+    if count is not None:
+        logging.getLogger().handle(record)
+
+
 class CountedHandler(logging.Handler):
-    """Counts the refusals of a logger, without their tracebacks; an exception that is our own fault goes on as it is.
+    """Counts the refusals of a logger, without their tracebacks. An exception that is our fault goes on as it is; where it
+    comes again it is counted as well, since anybody can ask again for a page that raises.
 
     https://docs.djangoproject.com/en/5.2/ref/logging/#django-security
     """
@@ -28,7 +41,7 @@ class CountedHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Count a record; the handler's lock is held."""
         if record.exc_info and record.name == "django.request":
-            logging.getLogger().handle(record)
+            _tell_fault(record, record.exc_info[1])
             return
         request: Any = getattr(record, "request", None)
         key = (record.name.removeprefix("django.").removeprefix("security."), getattr(record, "status_code", 400))

@@ -5,7 +5,6 @@ import time
 from functools import cache
 from typing import Any
 
-import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, connection
@@ -17,8 +16,7 @@ from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from tenants.cache import with_redis
-
-log = structlog.get_logger(__name__)
+from tenants.database import note_trouble
 
 ANSWER_SECONDS = 1.5  # that a database in order does not need; one that has to be connected to first has two more
 # the server gives up as well, or each question would leave a process of its behind for as long as a lock is held
@@ -32,7 +30,7 @@ def ready(_request: HttpRequest) -> JsonResponse:
         if not _newest_migrations() <= _applied_migrations():
             parts["migrations"] = "missing: run manage.py migrate"
     except (DatabaseError, InterfaceError, PsycopgError, TimeoutError) as exc:
-        log.error("database down", error=type(exc).__name__)
+        note_trouble("database down", exc)
         connection.close()
         parts |= {"database": "does not answer" if isinstance(exc, TimeoutError) else "down", "migrations": "unknown"}
     if not with_redis(_takes_tasks, default=False):

@@ -25,6 +25,7 @@ from django.conf import settings
 from messaging.door import CLOSE, send_refusal
 from messaging.door_body import ClientGone, Held, Receive, Room, broken, length_of
 from messaging.door_refusals import Refused
+from tenants import repeats
 
 log = structlog.get_logger(__name__)
 
@@ -90,8 +91,8 @@ class Pages:
                 response.write(piece)
         except _Abandoned:
             pass
-        except Exception:
-            log.exception("page failed")
+        except Exception as exc:
+            repeats.say(log.exception, "page failed", type(exc).__name__)
         finally:
             try:
                 getattr(pieces, "close", lambda: None)()  # where Django ends a request and gives its connection back

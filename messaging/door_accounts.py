@@ -24,6 +24,7 @@ from connector.phone import spellings_of
 from messaging.door_refusals import Refused
 from messaging.models import Message
 from messaging.query import query
+from tenants import repeats
 from tenants.encryption import CannotDecrypt, decrypt
 from tenants.models import Sender
 from tenants.tenancy import every_org
@@ -112,7 +113,7 @@ class Accounts:
                 found = await asyncio.get_running_loop().run_in_executor(self._thread, _read_accounts, names)
             except Exception as exc:
                 if not isinstance(exc, DatabaseError | InterfaceError):
-                    log.exception("accounts not read")
+                    repeats.say(log.exception, "accounts not read", type(exc).__name__)
                 for answer in turn.values():
                     answer.set_exception(_cannot_say())
                     answer.exception()  # asked for here, in case nobody waits any more
@@ -196,7 +197,8 @@ def _account(account_id: int, org_id: int, header: str, secret: str, previous: s
     try:
         secrets = (decrypt(secret) if secret else "", decrypt(previous) if previous else "")
     except CannotDecrypt:
-        log.error("webhook secret cannot be decrypted", org=org_id, account=account_id)
+        facts = {"org": org_id, "account": account_id}
+        repeats.say(log.error, "webhook secret cannot be decrypted", account_id, **facts)
         secrets = None
     name = (header or settings.INFOBIP_SIGNATURE_HEADER).strip().lower()
     return Account(account_id, org_id, name.encode("ascii", "replace"), secrets)

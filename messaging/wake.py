@@ -1,9 +1,8 @@
 """Wakes the loops of workers: PostgreSQL's NOTIFY, which needs no broker. What is missed costs a second."""
 
-import structlog
 from django.db import Error, InterfaceError, connection, transaction
 
-log = structlog.get_logger(__name__)
+from tenants.database import note_trouble
 
 INBOX_CHANNEL = "connector_inbox"  # the door has appended
 FROM_NO_WORKER = "0"  # the payload of who holds no lanes
@@ -22,6 +21,6 @@ def wake(*, sender: int = 0) -> None:
             cursor.execute("SET LOCAL synchronous_commit = off")
             cursor.execute("SELECT pg_notify(%s, %s)", [LANES_CHANNEL, str(sender)])
     except (Error, InterfaceError) as exc:
-        log.warning("workers not woken", error=type(exc).__name__)
+        note_trouble("workers not woken", exc)
         if not connection.in_atomic_block:
             connection.close()

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
-import structlog
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -18,11 +17,10 @@ from messaging import handover
 from messaging.door_refusals import Refused, refusals
 from messaging.models import ChatbotMessage
 from messaging.wake import wake
+from tenants.database import note_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import InfobipAccount
 from tenants.tenancy import every_org, org_scope
-
-log = structlog.get_logger(__name__)
 
 LARGEST_CALL = 1 << 16
 TOKEN_HEADER = "X-Connector-Token"
@@ -44,7 +42,7 @@ def inbound_answers(request: HttpRequest, account_uuid: UUID | None = None) -> H
         return JsonResponse({"error": refused.advice}, status=refused.status)
     except (DatabaseError, InterfaceError, CannotDecrypt) as exc:
         connection.close()
-        log.error("hand-over not stored", error=type(exc).__name__)
+        note_trouble("hand-over not stored", exc)
         return JsonResponse({"error": "The call cannot be stored now. Repeat it."}, status=503)
 
 

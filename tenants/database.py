@@ -1,7 +1,5 @@
 """Tells what a database error means: for the row in hand, and for the connection that it came from."""
 
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +13,8 @@ from django.db import DataError, IntegrityError
 from django.db import Error as DjangoDatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from tenants import repeats
+
 log = structlog.get_logger(__name__)
 
 # Classes of SQLSTATE that speak of the values, so that the same row fails again however often it is tried. Not 42 or 0A:
@@ -27,9 +27,6 @@ ROWS_CLASSES = {
     "54",  # limits of PostgreSQL: a text too long for an index, JSON nested too deep
     "P0",  # raised by a function, such as an operator's trigger, over what it was given
 }
-TROUBLE_SECONDS = 10.0  # in which trouble of one kind is one line of the log
-_troubles: dict[tuple[str, str, str], tuple[float, int]] = {}  # until when a kind is quiet, and how often it came meanwhile
-_troubles_lock = threading.Lock()
 MOST_FRAMES = 4  # of our code, in a log line
 # What Python, Django and psycopg raise over a value before it is sent, or after it came
 ROWS_ERRORS = (
@@ -100,11 +97,8 @@ def note_trouble(event: str, exc: BaseException, **about: object) -> None:
     Who tries again several times a second would fill the log else, in every process at once.
     """
     error = _from_psycopg(exc)
-    key, now = (event, type(exc).__name__, sqlstate(exc)), time.monotonic()
-    with _troubles_lock:
-        quiet_until, count = _troubles.get(key, (0.0, 0))
-        _troubles[key] = (quiet_until, count + 1) if now < quiet_until else (now + TROUBLE_SECONDS, 0)
-    if now < quiet_until:
+    count = repeats.kept_back(event, type(exc).__name__, sqlstate(exc))
+    if count is None:
         return
     facts: dict[str, object] = {**about, **facts_of(exc)}
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:  # libpq's words on a connection: no row's
@@ -128,7 +122,8 @@ def watch_new_connection(*, connection: BaseDatabaseWrapper, **_: Any) -> None:
 def drop_if_spent(wrapper: BaseDatabaseWrapper, exc: BaseException) -> None:
     """Close the connection of this thread if it is of no use after an error, so that the next statement gets another."""
     if wrapper.connection is not None and is_spent(wrapper.connection, exc):
-        log.warning("database connection dropped", error=type(exc.__cause__ or exc).__name__)
+        name = type(exc.__cause__ or exc).__name__
+        repeats.say(log.warning, "database connection dropped", name, error=name)
         with suppress(psycopg.Error):
             wrapper.connection.close()  # the pool would hand it out again
         with suppress(DjangoDatabaseError):

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.text import capfirst
 
 from connector.http import time_limit
-from tenants import budget
+from tenants import budget, repeats
 from tenants.access import cookie_name
 from tenants.encryption import CannotDecrypt
 from tenants.frames import allow_frames
@@ -88,8 +88,9 @@ class BoundedPages:
         if isinstance(exception, budget.Busy):
             return _busy(request)
         if isinstance(exception, CannotDecrypt):
-            log.error("a credential cannot be read", path=request.path_info, error=str(exception))
             org = getattr(request, "org", None)
+            facts = {"path": request.path_info, "error": str(exception)}
+            repeats.say(log.error, "a credential cannot be read", org and org.pk, **facts)
             context = {"problem": f"{capfirst(exception.message)}.", "doctor": org and reverse("doctor", args=[org.handle])}
             return render(request, "tenants/refused.html", context, status=503)
         return None
@@ -111,7 +112,8 @@ def _owner(request: HttpRequest) -> str:
 
 
 def _busy(request: HttpRequest) -> HttpResponse:
-    log.warning("page refused: all places are taken", owner=_owner(request))
+    owner = _owner(request)  # which anybody can make up
+    repeats.say(log.warning, "page refused: all places are taken", owner.partition(" ")[0], owner=owner)
     allow_frames(request, None)  # it shows nothing of anybody, and whose it would be takes a look into the database
     template = "tenants/_busy.html" if "HX-Request" in request.headers else "tenants/busy.html"
     response = render(request, template, status=503)

@@ -24,7 +24,7 @@ from django.utils import timezone
 from connector.http import ApiError
 from connector.salesforce import sign_in as openid
 from connector.salesforce.rest import soql_text
-from tenants import connecting
+from tenants import connecting, repeats
 from tenants.budget import SIGN_INS_AT_ONCE, place
 from tenants.encryption import CannotDecrypt
 from tenants.models import Draft, Membership, Org, PendingSignIn, Role, SalesforceConnection, WebSession
@@ -145,10 +145,10 @@ def complete(*, state: str, code: str, browser: str) -> str:
         with place(f"sign-in {connection.base_url}", SIGN_INS_AT_ONCE):
             user, admin_token = _identify(pending, connection, code)
     except CannotDecrypt as exc:
-        log.error("sign-in failed", org=pending.org_id, error=str(exc))
+        repeats.say(log.error, "sign-in failed", pending.org_id, type(exc).__name__, org=pending.org_id, error=str(exc))
         raise SignInRefused(f"Nobody can sign in here now: {exc.message}.") from exc
     except ApiError as exc:
-        log.warning("sign-in failed", org=pending.org_id, error=str(exc))
+        repeats.say(log.warning, "sign-in failed", pending.org_id, type(exc).__name__, org=pending.org_id, error=str(exc))
         raise SignInRefused(f"Salesforce did not confirm who you are ({exc.message}). Begin again.") from exc
     shown = "".join(secrets.choice(CODE_ALPHABET) for _ in range(6))
     with every_org():

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 from connector.http import ApiError, Broken, seconds_left
 from connector.salesforce.auth import AccessToken, login
 from connector.salesforce.sign_in import revoke
+from tenants import repeats
 from tenants.cache import with_redis
 from tenants.encryption import CannotDecrypt, decrypt, encrypt
 
@@ -144,7 +145,8 @@ class OrgTokens:
                 allow_local=settings.ALLOW_LOCAL_UPSTREAMS,
             )
         except ApiError as exc:
-            log.warning("login to Salesforce failed", org=credentials.org_id, error=str(exc))
+            org = credentials.org_id
+            repeats.say(log.warning, "login to Salesforce failed", org, type(exc).__name__, org=org, error=str(exc))
             self.slot.refusal, self.slot.refused_until = exc, time.monotonic() + REFUSAL_SECONDS
             raise
         log.info("logged in to Salesforce", org=credentials.org_id)

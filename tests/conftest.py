@@ -15,7 +15,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 
-from tenants import tokens
+from tenants import repeats, tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.tenancy import every_org
 
@@ -106,6 +106,11 @@ def rival(db: None, private_key: str) -> World:
 def no_token_outlives_its_test() -> Iterator[None]:
     yield
     tokens.forget_all()
+
+
+@pytest.fixture(autouse=True)
+def no_line_of_the_log_is_kept_back_by_another_test() -> None:
+    repeats.forget_all()
 
 
 @pytest.fixture

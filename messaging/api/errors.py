@@ -12,7 +12,8 @@ from rest_framework.exceptions import APIException, ParseError, ValidationError
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
-from tenants.database import facts_of, is_rows_fault
+from tenants import repeats
+from tenants.database import is_rows_fault, note_trouble
 from tenants.models import ApiToken
 
 log = structlog.get_logger(__name__)
@@ -32,7 +33,7 @@ def explain(exc: Exception, context: dict[str, Any]) -> Response | None:
     """Put what went wrong into the one form that errors have here."""
     if isinstance(exc, DatabaseError) and not is_rows_fault(exc):
         connection.close()  # perhaps only this connection was lost
-        log.error("API call not stored", **facts_of(exc))
+        note_trouble("API call not stored", exc)
         exc = Refusal(503, "not_stored", "This cannot be stored now. Send it again in a moment.", retry_after=1)
     if isinstance(exc, RecursionError | UnicodeError):
         exc = ParseError("The body is not JSON that can be read.")
@@ -51,13 +52,10 @@ def explain(exc: Exception, context: dict[str, Any]) -> Response | None:
             response.data["messageId"] = str(exc.message)
         if exc.retry_after is not None:
             response["Retry-After"] = str(math.ceil(exc.retry_after))
-    token = getattr(context.get("request"), "auth", None) if response.status_code != 401 else None
-    log.info(
-        "API call refused",
-        org=token.org_id if isinstance(token, ApiToken) else None,
-        status=response.status_code,
-        code=response.data["code"],
-    )
+    # not ``auth``, which would look the token up where that has not been done, or has just failed
+    token = getattr(context.get("request"), "_auth", None)
+    org, status, code = token.org_id if isinstance(token, ApiToken) else None, response.status_code, response.data["code"]
+    repeats.say(log.info, "API call refused", org, status, code, org=org, status=status, code=code)
     return response
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from django.core.exceptions import SuspiciousOperation
 
+from tenants import repeats
+
 
 class Lines(logging.Handler):
     """Keeps what reaches the log."""
@@ -20,6 +22,8 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
+    for counted in logging.getLogger("django.security").handlers:
+        counted.flush()  # what other tests were refused
     handler = Lines()
     logging.getLogger().addHandler(handler)
     yield handler
@@ -46,3 +50,18 @@ def test_a_refusal_is_not_told_by_itself_but_counted(lines: Lines) -> None:
         handler.flush()
     (record,) = lines.records
     assert isinstance(record.msg, dict) and record.msg["count"] == 3 and not record.exc_info
+
+
+def test_the_same_fault_again_is_counted_and_another_one_is_told_whole(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can ask again and again for a page that raises."""
+    for _ in range(5):
+        say("django.request", ValueError("ours"))
+    say("django.request", TypeError("ours as well"))
+    assert [record.exc_info is not None for record in lines.records] == [True, True]
+    monkeypatch.setattr(repeats, "_kinds", {kind: (0.0, count) for kind, (_, count) in repeats._kinds.items()})
+    say("django.request", ValueError("ours"))
+    counted, whole = lines.records[2:]
+    assert isinstance(counted.msg, dict) and (counted.msg["error"], counted.msg["repeated"]) == ("ValueError", 4)
+    assert whole.exc_info

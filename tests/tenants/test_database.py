@@ -17,7 +17,7 @@ from psycopg_pool import ConnectionPool
 
 from connector.http import ApiError
 from devstack.ports import free_port
-from tenants import database
+from tenants import database, repeats
 from tenants.database import facts_of, is_database_trouble, is_rows_fault, note_trouble
 from tenants.models import Org
 from tests.tenants.conftest import Connection, Two
@@ -335,7 +335,6 @@ def a_text_with_what_somebody_wrote(two: Two) -> None:
 
 def test_trouble_that_lasts_is_a_line_at_once_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tries a second, in each process, would fill the log for as long as the database is away."""
-    monkeypatch.setattr(database, "_troubles", {})
     refused = OperationalError("connection refused")
     refused.__cause__ = psycopg.OperationalError("connection refused: is the server running?\nhost ...")
     lines: list[dict[str, object]] = []
@@ -346,6 +345,6 @@ def test_trouble_that_lasts_is_a_line_at_once_and_one_now_and_then(monkeypatch: 
         note_trouble("nothing taken in", refused)
     assert [line["event"] for line in lines] == ["database trouble", "nothing taken in"]
     assert lines[0]["why"] == "connection refused: is the server running?"
-    monkeypatch.setattr(database, "_troubles", {key: (0.0, count) for key, (_, count) in database._troubles.items()})
+    monkeypatch.setattr(repeats, "_kinds", {kind: (0.0, count) for kind, (_, count) in repeats._kinds.items()})
     note_trouble("database trouble", refused)
     assert lines[-1]["repeated"] == 49
