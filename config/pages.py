@@ -4,19 +4,22 @@ A thread is taken only for what Django does itself. The body is read before, wit
 Django with its length, without which it takes a body for empty; the response is sent on afterwards, so that nobody who
 reads slowly holds a thread either. (`a2wsgi` does both inside the thread, and a client that goes away keeps it for good.)
 
-Threads share the interpreter with the door in front of them. So requests that show nothing of ours, neither a session nor a
-token, share a few. Whoever makes one up is not held back by that: to find it out takes a look into the database.
+Threads share the interpreter with the door in front of them. Requests share a few, but for those that show a session or a
+token which this process accepted lately (tenants/known.py). To find out whether another one is true takes a look into the
+database; so whoever comes with it for the first time is a stranger once, and whoever makes one up always.
 
 https://peps.python.org/pep-3333/ and https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
 import asyncio
 import io
+import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -26,21 +29,22 @@ from messaging.door import CLOSE, send_refusal
 from messaging.door_body import ClientGone, Held, Receive, Room, broken, length_of
 from messaging.door_refusals import Refused
 from tenants import repeats
+from tenants.known import is_known
 
 log = structlog.get_logger(__name__)
 
 STRANGERS_THREADS = 5  # at most, of all
-STRANGERS_BODY = 64 * 1024  # bytes: a sign-in, or a chatbot's call
+STRANGERS_BODY = 64 * 1024  # bytes of a request that shows no credential: a sign-in
 MOST_WAITING = 200  # requests, for a thread of either kind
 WAIT_SECONDS = 10.0  # for a thread
-MOST_BODIES = 16 * 1024 * 1024  # bytes, of all requests that are read or wait
+MOST_BODIES = 16 * 1024 * 1024  # bytes, of all requests that are read or wait; half of them may be strangers'
 PIECE = 64 * 1024  # bytes of a response that are sent on at once
 MOST_UNSENT = 1024 * 1024  # bytes that a thread may be ahead of the client; most responses are smaller than this
 STALL_SECONDS = 10.0  # for a client to take the next piece
 
-# what our own pages and callers bring along: names only, for whether it is worth anything takes a look into the database
-OUR_HEADERS = {b"authorization", b"x-connector-token"}
-OUR_COOKIES = (b"__Host-", settings.SESSION_COOKIE_NAME.encode() + b"=")
+# what our own pages and callers bring along: the cookies of sessions, a hand-over token, and a token or session as a bearer
+SESSION = re.compile(rf"(?:^|;)\s*(?:__Host-sid-[\w-]*|{re.escape(settings.SESSION_COOKIE_NAME)})\s*=\s*([^;]*)")
+MOST_CREDENTIALS = 40  # of a request, that are looked at: a person's frames of many orgs share their cookies
 
 Scope = MutableMapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -59,18 +63,21 @@ class Pages:
         self._application = application
         self._strangers, self._known = _Threads(strangers), _Threads(max(1, threads - strangers))
         self._room = Room(MOST_BODIES)
+        self._strangers_room = Room(MOST_BODIES // 2, self._room)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request with a page.
 
         408 and 413 for a body too slow or too large, 415 for a multipart one, 503 while all threads are busy.
         """
-        known = shows_something_of_ours(scope["headers"])
-        threads = self._known if known else self._strangers
+        credentials = list(islice(credentials_in(scope["headers"]), MOST_CREDENTIALS))
+        known = any(map(is_known, credentials))
+        threads, room = (self._known, self._room) if known else (self._strangers, self._strangers_room)
         try:
             _refuse_multipart(scope["headers"])
-            with Held(self._room) as held:
-                limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE if known else STRANGERS_BODY
+            with Held(room) as held:
+                # whether a credential is true or made up: somebody's first request to this process may be our largest form
+                limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE if credentials else STRANGERS_BODY
                 body = await held.read(receive, length=length_of(scope["headers"], limit), limit=limit)
                 response = _Response(asyncio.get_running_loop(), keeps_open=known)
                 await threads.wait_for_one()
@@ -130,12 +137,18 @@ class _Threads:
         self._pool.submit(work).add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
 
 
-def shows_something_of_ours(headers: Headers) -> bool:
-    """Tell whether a request brings a session or a token along, true or not."""
-    return any(
-        name in OUR_HEADERS or (name == b"cookie" and any(cookie in value for cookie in OUR_COOKIES))
-        for name, value in headers
-    )
+def credentials_in(headers: Headers) -> Iterator[str]:
+    """Give the sessions and tokens that a request shows, true or made up, as what authenticates reads them."""
+    for name, raw in headers:
+        value = raw.decode("latin-1")
+        if name == b"authorization":
+            scheme, _, token = value.partition(" ")
+            if scheme.lower() == "bearer":
+                yield token.strip()
+        elif name == b"x-connector-token":
+            yield value
+        elif name == b"cookie":
+            yield from (found[1].strip() for found in SESSION.finditer(value))
 
 
 def _refuse_multipart(headers: Headers) -> None:

@@ -17,6 +17,7 @@ from messaging import handover
 from messaging.door_refusals import Refused, refusals
 from messaging.models import ChatbotMessage
 from messaging.wake import wake
+from tenants import known
 from tenants.database import note_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import InfobipAccount
@@ -79,6 +80,7 @@ def _caller(request: HttpRequest, accounts: Sequence[InfobipAccount], *, token_i
     token = request.headers.get(TOKEN_HEADER, "")
     for account in accounts:
         if token and account.handover_token and constant_time_compare(token, account.handover_token):
+            known.note(token)
             return account
         if not token and not token_is_needed and account.handover_without_token:
             return account

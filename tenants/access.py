@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django_htmx.http import HttpResponseClientRedirect
 
+from tenants import known
 from tenants.frames import allow_frames, in_foreign_document
 from tenants.models import Membership, Org, Role, WebSession
 from tenants.sign_in import digest
@@ -70,6 +71,7 @@ def find_session(request: HttpRequest, org: Org) -> WebSession | None:
     session = org.web_sessions.select_related("member").filter(token_hash=digest(token)).first()
     if session is None or session.over:
         return None
+    known.note(token)
     if timezone.now() - session.seen_at > SEEN_STEP:
         org.web_sessions.filter(pk=session.pk).update(seen_at=timezone.now())
     return session

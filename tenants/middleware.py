@@ -4,13 +4,14 @@ import secrets
 from collections.abc import Callable
 
 import structlog
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.text import capfirst
 
 from connector.http import time_limit
-from tenants import budget, repeats
+from tenants import budget, known, repeats
 from tenants.access import cookie_name
 from tenants.encryption import CannotDecrypt
 from tenants.frames import allow_frames
@@ -30,6 +31,7 @@ def operators_see_every_org(get_response: GetResponse) -> GetResponse:
 
     def middleware(request: HttpRequest) -> HttpResponse:
         if request.path_info.startswith("/admin/") and request.user.is_active and request.user.is_staff:
+            known.note(request.COOKIES.get(settings.SESSION_COOKIE_NAME, ""))
             with every_org():
                 return get_response(request)
         return get_response(request)

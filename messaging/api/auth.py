@@ -10,7 +10,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from tenants import api_tokens
+from tenants import api_tokens, known
 from tenants.models import ApiToken
 
 
@@ -28,6 +28,7 @@ class TokenAuthentication(BaseAuthentication):
             raise AuthenticationFailed(
                 f"This token was revoked on {found.revoked_at:%Y-%m-%d}. Make another on the set-up page “API access”."
             )
+        known.note(token.strip())
         return AnonymousUser(), found
 
     def authenticate_header(self, request: Request) -> str:

@@ -15,6 +15,7 @@ from config import pages as module  # noqa: E402
 from config.pages import Pages, Scope, Send  # noqa: E402
 from messaging.door import answer  # noqa: E402
 from messaging.door_body import Receive  # noqa: E402
+from tenants import known  # noqa: E402
 
 module.MOST_WAITING = int(os.environ.get("MOST_WAITING", module.MOST_WAITING))
 PIECE = b"x" * 65536
@@ -45,6 +46,8 @@ def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterabl
         raise ValueError("a page's own fault")
     length = [("Content-Length", str(2 * len(PIECE)))] if path == "/broken" else []
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-One", "1"), ("X-One", "2"), *length])
+    if path == "/accept":  # as a page does that knows who asks
+        known.note(environ["QUERY_STRING"])
     if path == "/sleep":
         time.sleep(3)
     if path == "/large":

@@ -13,16 +13,30 @@ import pytest
 from django.conf import settings
 
 from config.counted import FLUSH_SECONDS
-from config.pages import MOST_WAITING, STRANGERS_BODY
+from config.pages import MOST_BODIES, MOST_WAITING, STRANGERS_BODY
 from tests.support.happenings import wait_until
 from tests.support.web import Web
 
-OURS = [{"Cookie": "__Host-sid-a=b"}, {"Cookie": "sessionid=a"}, {"Authorization": "a"}, {"X-Connector-Token": "a"}]
+ACCEPTED = "aB3-accepted"
+
+
+def shown_as(credential: str) -> list[dict[str, str]]:
+    """Give the ways in which a request shows a session or a token."""
+    return [
+        {"Cookie": f"a=b; __Host-sid-acme-1={credential}; c=d"},
+        {"Cookie": f"sessionid={credential}"},
+        {"Authorization": f"bearer  {credential}"},
+        {"X-Connector-Token": credential},
+    ]
+
+
+OURS, MADE_UP = shown_as(ACCEPTED), shown_as("made-up")
 
 
 @pytest.fixture(scope="module")
 def web(django_db_setup: None) -> Iterator[Web]:
     with Web("tests.config.odd_pages") as running:
+        assert running.request("GET", f"/accept?{ACCEPTED}")[0] == 200
         yield running
 
 
@@ -159,15 +173,34 @@ def test_a_body_larger_than_a_pages_is_refused_before_it_is_read(web: Web, lengt
         assert one.recv(20).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
 
 
-def test_who_is_signed_in_may_send_our_largest_form_and_a_stranger_a_sign_in(web: Web) -> None:
+def test_who_shows_a_credential_may_send_our_largest_form_also_when_they_come_first_and_a_stranger_a_sign_in(
+    web: Web,
+) -> None:
     form = b"x" * settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     assert web.request("POST", "/", form[:STRANGERS_BODY])[0] == 200
+    for shown in (*OURS, *MADE_UP):
+        assert web.request("POST", "/", form, shown)[0] == 200
+        assert web.request("POST", "/", form + b"x", shown)[0] == 413
+
+
+def test_strangers_bodies_leave_memory_to_who_is_known(web: Web) -> None:
+    form = b"x" * settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    head = f"POST /sleep HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer made-up\r\nContent-Length: {len(form)}\r\n\r\n"
+    waiting = [web.raw(head.encode() + form) for _ in range(MOST_BODIES // len(form))]
+    time.sleep(0.2)
+    assert web.request("POST", "/", form, MADE_UP[0])[0] == 503
     assert web.request("POST", "/", form, OURS[0])[0] == 200
-    assert web.request("POST", "/", form + b"x", OURS[0])[0] == 413
+    for each in waiting:
+        each.close()
+    wait_until(lambda: web.request("GET", "/")[0] == 200, seconds=15)
 
 
-def test_strangers_share_a_few_threads_and_leave_the_rest_to_people_and_their_systems(web: Web) -> None:
-    strangers = [web.raw(b"GET /sleep HTTP/1.1\r\nHost: a\r\nCookie: a=b; csrftoken=c\r\n\r\n") for _ in range(6)]
+@pytest.mark.parametrize("shown", [{"Cookie": "a=b; csrftoken=c"}, *MADE_UP], ids=str)
+def test_strangers_share_a_few_threads_whatever_they_make_up_and_leave_the_rest_to_people_and_their_systems(
+    web: Web, shown: dict[str, str]
+) -> None:
+    ((name, value),) = shown.items()
+    strangers = [web.raw(f"GET /sleep HTTP/1.1\r\nHost: a\r\n{name}: {value}\r\n\r\n".encode()) for _ in range(6)]
     time.sleep(0.2)
     began = time.monotonic()
     assert [web.request("GET", "/", b"", ours)[0] for ours in OURS] == [200] * 4 and time.monotonic() - began < 1.5
@@ -196,7 +229,8 @@ def test_a_multipart_body_is_refused_before_it_is_read(web: Web, kind: str) -> N
 
 def test_what_a_stranger_sends_behind_a_request_is_not_worked_on(web: Web) -> None:
     request = b"GET / HTTP/1.1\r\nHost: a\r\n%s\r\n"
-    for ours, answered in ((b"", 1), (b"Authorization: Bearer a\r\n", 5)):
+    known, made_up = (f"Authorization: Bearer {token}\r\n".encode() for token in (ACCEPTED, "made-up"))
+    for ours, answered in ((b"", 1), (made_up, 1), (known, 5)):
         with web.raw(request % ours * 5) as one:
             one.settimeout(2)
             said = b""
