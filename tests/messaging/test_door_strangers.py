@@ -266,6 +266,23 @@ def test_pages_that_take_all_they_can(web: Web, unharmed: Callable[..., None]) -
     unharmed(*[lambda: web.request("GET", "/admin/login/")] * 8)
 
 
+def test_calls_and_pages_with_tokens_and_sessions_that_are_made_up(
+    web: Web, acme: World, unharmed: Callable[..., None]
+) -> None:
+    before = len(web.said())
+    bearer, page = {"Authorization": "Bearer scc_made-up"}, f"/e/{acme.org.handle}/"
+    session = {"Cookie": f"__Host-sid-{acme.org.handle}=made-up"}
+
+    def call() -> None:
+        assert web.request("POST", "/api/v1/conversations", b"{}", bearer)[0] in (401, 503)
+
+    def look() -> None:
+        assert web.request("GET", page, b"", session)[0] in (401, 503)
+
+    unharmed(*[call] * 8, *[look] * 8)
+    assert len(web.said()) - before < 5_000
+
+
 def test_bodies_in_chunks_of_a_byte(web: Web, acme: World, unharmed: Callable[..., None]) -> None:
     piece = b"1\r\n[\r\n" * 10_000
 
