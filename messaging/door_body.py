@@ -121,7 +121,7 @@ class Held:
         self._give_back()
         for room in self.rooms:
             room.readers.pop(self, None)
-        if self.deadline is not None:
+        if self.deadline is not None and not self.deadline.expired():  # its time may be over just now
             self.deadline.reschedule(asyncio.get_running_loop().time())
 
     def _give_back(self) -> None:

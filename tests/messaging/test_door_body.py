@@ -1,11 +1,13 @@
 """Bodies are read within bounds, and what they hold is given back."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from messaging import door_body
 from messaging.door_body import ROW, Held, Room
 from messaging.door_refusals import Refused
 
@@ -43,3 +45,29 @@ def test_a_request_costs_memory_before_its_body_comes() -> None:
             Held(another).__enter__()
         assert refused.value.status == 503
     assert one.held == another.held == house.held == 0
+
+
+def test_a_body_that_gives_way_at_the_moment_when_its_time_is_over_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among thousands that do not come some are always just running out: who takes their place was answered 500 for it."""
+    monkeypatch.setattr(door_body, "FIRST_SECONDS", 0.01)
+    room = Room(ROW)
+
+    async def silent() -> Mapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> list[BaseException | bytes]:
+        took: list[Held] = []
+        with Held(room) as oldest:
+            reading = asyncio.create_task(oldest.read(silent, length=10, limit=10))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.02, lambda: took.append(Held(room).__enter__()))
+            time.sleep(0.05)  # both are due now, its end first, and nobody has heard of that yet
+            ends = await asyncio.gather(reading, return_exceptions=True)
+        assert took, "whoever came next was refused"
+        took[0].__exit__()
+        return ends
+
+    (refused,) = asyncio.run(main())
+    assert isinstance(refused, Refused) and refused.status == 503
+    assert room.held == 0 and not room.readers
