@@ -56,7 +56,7 @@ def test_a_body_that_gives_way_at_the_moment_when_its_time_is_over_harms_nobody(
         await asyncio.Event().wait()
         raise AssertionError
 
-    async def main() -> list[BaseException | bytes]:
+    async def main() -> tuple[BaseException | bytes]:
         took: list[Held] = []
         with Held(room) as oldest:
             reading = asyncio.create_task(oldest.read(silent, length=10, limit=10))
