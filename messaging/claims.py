@@ -14,7 +14,7 @@ import structlog
 from django.db import transaction
 
 from messaging.circuits import UPSTREAM_OF, Endpoint, columns
-from messaging.models import Direction
+from messaging.models import NOTICE, Direction
 from messaging.query import query, records
 from tenants.database import facts_of, is_rows_fault
 
@@ -59,6 +59,8 @@ class Waiting:
     subject: str  # the end user, as the upstream knows them
     identifier: str = ""  # of the conversation in Salesforce, when this was taken
     session: str = ""  # that was open then
+    session_open: bool = True
+    notice: bool = False  # a line for the rep that is worth nothing outside of the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ def take(lanes: Sequence[Given], *, holder: int) -> list[tuple[Claim, Waiting | 
                SELECT given.id, given.carried, head.id IS NOT NULL OR held.direction = 'receipts' AS goes_on,
                    head.id AS message_id, head.channel_id, head.sender_id, head.uuid, head.text, head.written_at, head.ours,
                    head.template, head.routing_attributes, conversation.subject, conversation.identifier,
-                   CASE WHEN conversation.session_open THEN conversation.session ELSE '' END AS session
+                   CASE WHEN conversation.session_open THEN conversation.session ELSE '' END AS session,
+                   conversation.session_open, starts_with(head.source_entry, %s) AS notice
                FROM unnest(%s::bigint[], %s::timestamptz[]) AS given (id, carried)
                CROSS JOIN LATERAL (
                    SELECT direction, hold, conversation_id FROM messaging_lane WHERE id = given.id LIMIT 1) AS held
@@ -204,8 +207,8 @@ def take(lanes: Sequence[Given], *, holder: int) -> list[tuple[Claim, Waiting | 
            RETURNING lane.id, lane.org_id, lane.conversation_id, lane.direction, lane.endpoint_id, lane.version,
                lane.failures, plan.goes_on, plan.message_id, plan.channel_id, plan.sender_id, plan.uuid, plan.text,
                plan.written_at, plan.ours, plan.template, plan.routing_attributes, plan.subject, plan.identifier,
-               plan.session""",
-        [holder, ids, [each.carried for each in lanes], ids],
+               plan.session, plan.session_open, plan.notice""",
+        [holder, NOTICE, ids, [each.carried for each in lanes], ids],
     )
     taken: list[tuple[Claim, Waiting | None]] = []
     for lane_id, org_id, conversation_id, direction, endpoint_id, version, failures, goes_on, *head in rows:

@@ -151,6 +151,28 @@ def keep_heard(heard: Sequence[Heard]) -> None:
     )
 
 
+def choose_senders(message_ids: Sequence[int]) -> dict[int, int]:
+    """Give messages of reps a sender that were written when their channel had none; those of it that has none are left out.
+
+    :return: by message id the sender's: the one last written to, else the channel's first
+    """
+    rows = query(
+        """UPDATE messaging_message message SET sender_id = chosen.sender_id
+           FROM (
+               SELECT waiting.id, COALESCE(
+                   (SELECT id FROM tenants_sender WHERE id = conversation.last_sender_id AND retired_at IS NULL),
+                   (SELECT min(id) FROM tenants_sender
+                    WHERE channel_id = waiting.channel_id AND retired_at IS NULL)) AS sender_id
+               FROM messaging_message waiting JOIN messaging_conversation conversation
+                 ON conversation.id = waiting.conversation_id
+               WHERE waiting.id = ANY(%s)) AS chosen
+           WHERE message.id = chosen.id AND message.id = ANY(%s) AND chosen.sender_id IS NOT NULL
+           RETURNING message.id, message.sender_id""",
+        [list(message_ids), list(message_ids)],
+    )
+    return dict(rows)
+
+
 def begin_conversation(
     org_id: int,
     channel_id: int,

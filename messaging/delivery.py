@@ -4,13 +4,22 @@ import json
 import time
 from dataclasses import dataclass
 
+import structlog
+
 from connector.aio import Caller
 from connector.events import clean
 from connector.http import ApiError, Call, CustomerMustAct
 from connector.salesforce.interactions import Delivered
+from connector.salesforce.sessions import has_ended_call
 from messaging.claims import Claim, Waiting
 from messaging.models import Direction, Outcome
 from messaging.routes import Route
+from tenants.database import facts_of
+
+log = structlog.get_logger(__name__)
+
+ASK_SECONDS = 3.0  # a lane waits so long, at most, to know whether a session goes on
+TOO_LATE = "the session had ended; this line would have opened another one"
 
 
 @dataclass(slots=True)
@@ -30,6 +39,7 @@ class Result:
     seconds: float = 0.0  # the call took
     called: bool = True  # False: nothing was sent, so it was no try
     given_up: str = ""  # why it is not tried again, in words for the rep
+    session_over: bool = False  # Salesforce says that the session that the message was for has ended
 
     @property
     def done(self) -> bool:
@@ -44,6 +54,9 @@ async def deliver(caller: Caller, route: Route, claim: Claim, message: Waiting, 
     """
     began = time.monotonic()
     result = Result(claim, message, Outcome.SENT, _endpoint_id(route, claim))
+    if message.notice and await _is_over(caller, route, message):
+        result.outcome, result.detail, result.called, result.session_over = Outcome.REFUSED, TOO_LATE, False, True
+        return result
     try:
         if claim.direction is Direction.INBOUND:
             result.delivered = await caller.run(_interaction(route, message), seconds=seconds)
@@ -57,6 +70,20 @@ async def deliver(caller: Caller, route: Route, claim: Claim, message: Waiting, 
         result.code, result.detail, result.request_id = clean(exc.code), clean(exc.message), clean(exc.request_id)
     result.seconds = time.monotonic() - began
     return result
+
+
+async def _is_over(caller: Caller, route: Route, message: Waiting) -> bool:
+    """Ask whether a session has ended of whose end we may not have heard: a line would open another one.
+
+    Where nobody can tell, the line is worth more to the rep than the session that it might open costs.
+    """
+    if not message.session_open or not message.session or route.records is None:
+        return not message.session_open
+    try:
+        return await caller.run(has_ended_call(route.records, message.session), seconds=ASK_SECONDS)
+    except ApiError as exc:
+        log.warning("not known whether the session goes on", **facts_of(exc))
+        return False
 
 
 def not_tried(claim: Claim, message: Waiting) -> Result:

@@ -5,7 +5,7 @@ called. All in one transaction, in the dispatcher's thread of a worker.
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from django.db import transaction
@@ -13,11 +13,12 @@ from django.db import transaction
 from messaging import circuits, claims, receipts, results
 from messaging.circuits import Endpoint
 from messaging.claims import Claim, Given, Pause, Share, Waiting
+from messaging.conversations import choose_senders
 from messaging.delivery import Result
 from messaging.expiry import expire_waiting
 from messaging.holder import Holder
 from messaging.limits import FIRST_SHARE
-from messaging.models import Outcome
+from messaging.models import Direction, Outcome
 from messaging.receipts import ReceiptBatch, ReceiptOutcome
 from messaging.routes import Route, Routes
 from tenants.database import facts_of, is_rows_fault
@@ -153,6 +154,7 @@ class Dispatcher:
                 if each.conversation_id not in batches
             ]
         )
+        taken = _with_senders(taken)
         routes = self.routes.find(
             [(message.channel_id, message.sender_id) for _, message in taken if message is not None]
             + [(batch.channel_id, None) for batch in batches.values()]
@@ -181,3 +183,17 @@ class Dispatcher:
         if not ended:
             with every_org(), transaction.atomic():
                 claims.set_unreadable_aside(self.calls)
+
+
+def _with_senders(taken: Sequence[tuple[Claim, Waiting | None]]) -> list[tuple[Claim, Waiting | None]]:
+    """Choose a sender for what a rep wrote before the channel had one."""
+    without = [
+        message.id
+        for claim, message in taken
+        if message is not None and message.sender_id is None and claim.direction is Direction.OUTBOUND
+    ]
+    chosen = choose_senders(without) if without else {}
+    return [
+        (claim, replace(message, sender_id=chosen[message.id]) if message is not None and message.id in chosen else message)
+        for claim, message in taken
+    ]

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 Row = TypeVar("Row", bound=models.Model)
 
 SWEEP = timedelta(minutes=5)
+EARLY = timedelta(minutes=1)  # so long before we know a session a rep may come to it, not longer
 SWEEP_OF_DISCONNECTED = timedelta(hours=1)
 MOST_OF_ORG = MOST_AT_ONCE  # that one turn takes: as many as one query asks about
 MOST_OF_TURN = 1000
@@ -96,6 +97,8 @@ class _Batch:
     senders: dict[int, int]  # by conversation: the one by which its texts leave
     disconnected: set[int]
     youngest: dict[int, datetime]  # when the youngest session opened, of conversations of which one ended
+    early_reps: dict[tuple[int, str], datetime]  # who came before their session was known, by org and identifier
+    answered: set[int]  # sessions in which a rep has written
 
 
 def _read(ids: Sequence[int]) -> _Batch:
@@ -134,6 +137,8 @@ def _read(ids: Sequence[int]) -> _Batch:
             if org.disconnected_at is not None
         },
         youngest_opened({each.conversation_id for each in sessions if each.state == Session.State.ENDED}),
+        _early_reps(conversations.values()),
+        _answered([each.pk for each in sessions if each.greeted_at is None]),
     )
 
 
@@ -152,6 +157,39 @@ def _senders(conversations: Collection[Conversation]) -> dict[int, int]:
         if chosen is not None:
             found[each.pk] = chosen
     return found
+
+
+def _early_reps(conversations: Iterable[Conversation]) -> dict[tuple[int, str], datetime]:
+    wanted = [(each.org_id, each.identifier) for each in conversations if each.identifier]
+    rows = query(
+        """SELECT early.org_id, early.identifier, early.at
+           FROM unnest(%s::bigint[], %s::text[]) AS wanted (org_id, identifier)
+           CROSS JOIN LATERAL (
+               SELECT * FROM messaging_earlyrep
+               WHERE org_id = wanted.org_id AND identifier = wanted.identifier LIMIT 1) AS early""",
+        [[org_id for org_id, _ in wanted], [identifier for _, identifier in wanted]],
+    )
+    return {(org_id, identifier): at for org_id, identifier, at in rows}
+
+
+def _answered(ids: Sequence[int]) -> set[int]:
+    """Name the sessions in which a rep has written: what their conversation's last message of one is younger than."""
+    rows = query(
+        """SELECT session.id FROM unnest(%s::bigint[]) AS wanted (id)
+           CROSS JOIN LATERAL (SELECT * FROM messaging_session WHERE id = wanted.id LIMIT 1) AS session
+           CROSS JOIN LATERAL (
+               SELECT id FROM messaging_lane
+               WHERE org_id = session.org_id AND conversation_id = session.conversation_id AND direction = 'outbound'
+               LIMIT 1) AS lane
+           CROSS JOIN LATERAL (
+               SELECT created_at FROM messaging_message
+               WHERE lane_id = lane.id AND NOT ours ORDER BY position DESC LIMIT 1) AS written
+           WHERE written.created_at > COALESCE(
+               (SELECT max(ended_at) FROM messaging_session
+                WHERE conversation_id = session.conversation_id AND id <> session.id), '-infinity')""",
+        [list(ids)],
+    )
+    return {session_id for (session_id,) in rows}
 
 
 def _by_key(model: type[Row], keys: Iterable[int]) -> dict[int, Row]:
@@ -188,6 +226,10 @@ def _process_one(session: Session, batch: _Batch, done: _Done, now: datetime, ma
     """Greet in an open session, and have it asked about when its time came; gives what went wrong."""
     channel = batch.channels[batch.conversations[session.conversation_id].channel_id]
     problem = ""
+    if session.joined_at is None:
+        session.joined_at = _came_early(session, batch)
+    if session.pk in batch.answered:
+        session.greeted_at = now  # "a rep will be with you" is no word to say after one has been
     if session.greeted_at is None and (channel.welcome_when == WelcomeWhen.OPENED or session.joined_at is not None):
         problem = _queue_text(session, batch, done, now)
         session.greeted_at = now
@@ -203,6 +245,12 @@ def _process_one(session: Session, batch: _Batch, done: _Done, now: datetime, ma
         session.quick_checks = max(0, session.quick_checks - 1)
     session.due_at = now + (QUICK if session.quick_checks else SWEEP)
     return problem
+
+
+def _came_early(session: Session, batch: _Batch) -> datetime | None:
+    conversation = batch.conversations[session.conversation_id]
+    at = batch.early_reps.get((session.org_id, conversation.identifier))
+    return at if at is not None and at >= session.opened_at - EARLY else None
 
 
 def _queue_text(session: Session, batch: _Batch, done: _Done, now: datetime) -> str:
@@ -236,10 +284,10 @@ def queue_text(session: Session, channel: Channel, kind: str, text: str, sender_
 
 def _save(sessions: Sequence[Session]) -> None:
     query(
-        """UPDATE messaging_session SET due_at = done.due_at, greeted_at = done.greeted_at, tries = done.tries,
-               quick_checks = done.quick_checks, problem = done.problem
-           FROM jsonb_to_recordset(%s::jsonb) AS done (id bigint, due_at timestamptz, greeted_at timestamptz, tries int,
-               quick_checks int, problem text)
+        """UPDATE messaging_session SET due_at = done.due_at, greeted_at = done.greeted_at, joined_at = done.joined_at,
+               tries = done.tries, quick_checks = done.quick_checks, problem = done.problem
+           FROM jsonb_to_recordset(%s::jsonb) AS done (id bigint, due_at timestamptz, greeted_at timestamptz,
+               joined_at timestamptz, tries int, quick_checks int, problem text)
            WHERE messaging_session.id = done.id AND messaging_session.id = ANY(%s)""",
         [
             records(
@@ -247,6 +295,7 @@ def _save(sessions: Sequence[Session]) -> None:
                     "id": each.pk,
                     "due_at": each.due_at,
                     "greeted_at": each.greeted_at,
+                    "joined_at": each.joined_at,
                     "tries": each.tries,
                     "quick_checks": each.quick_checks,
                     "problem": each.problem[:300],

@@ -19,7 +19,7 @@ import structlog
 from django.db import connection
 
 from connector.http import ApiError, time_limit
-from connector.salesforce.sessions import find_ended
+from connector.salesforce.sessions import find_states, shows_any
 from messaging import due_sessions, handover, sessions
 from messaging.batches import brief_connection, in_words, work_on
 from messaging.handover import Claim
@@ -35,6 +35,7 @@ SOON_SECONDS = 0.1  # while something is under way, whose next step may be due s
 THREADS = 384  # begun when they are needed; one that waits costs some 100 KiB
 SLOW_SECONDS = 3.0  # an org is fast while none of its calls takes longer
 MOST_NOT_FAST = 256  # threads for orgs that are slow, or not known yet; the others are for those that are fast
+HIDDEN = "it shows our user none of the org's messaging sessions any more"
 ASK_SECONDS = 20.0  # for all that asking an org takes, a login included
 DRAIN_SECONDS = 10.0
 
@@ -208,12 +209,20 @@ class Housekeeping:
 
 def ask(org_id: int, ids: Sequence[str]) -> None:
     """Ask Salesforce which of an org's sessions have ended, and note those that have."""
-    problem, pause, ended = "", 0.0, list[str]()
+    problem, pause, ended, states = "", 0.0, list[str](), dict[str, bool]()
     try:
         with brief_connection():
             salesforce = SalesforceConnection.objects.select_related("org").get(org_id=org_id)
+            doubtful = sessions.ended_if_absent(org_id, ids)
         with time_limit(ASK_SECONDS):
-            ended = find_ended(salesforce.rest(), ids)
+            client = salesforce.rest()
+            states = find_states(client, ids)
+            ended = [each for each in ids if states.get(each)]
+            if gone := [each for each in doubtful if each not in states]:  # their records were deleted, or hidden from us
+                if states or shows_any(client):
+                    ended += gone
+                else:
+                    problem = HIDDEN
     except Exception as exc:
         if is_database_trouble(exc):
             raise
@@ -221,6 +230,7 @@ def ask(org_id: int, ids: Sequence[str]) -> None:
         problem, pause = str(exc) if expected else in_words(exc), getattr(exc, "retry_after", None) or 0.0
         log.warning("sessions not asked about", org=org_id, error=type(exc).__name__)
     with brief_connection():
+        sessions.note_seen(org_id, list(states))
         sessions.note_answer(org_id, ids, problem, pause=pause)  # they are asked about again at their next time
         work_on(
             {org_id: ended},

@@ -14,7 +14,7 @@ from messaging import circuits, claims, receipts, retry, sessions
 from messaging.circuits import UPSTREAM_OF, Call, Endpoint
 from messaging.claims import Given, Pause, Waiting
 from messaging.delivery import Result
-from messaging.models import Direction, Outcome, Status
+from messaging.models import NOTICE, Direction, Outcome, Status
 from messaging.query import query, records
 from messaging.queue import append_own, mark_due
 from messaging.receipts import ReceiptOutcome
@@ -40,6 +40,7 @@ def record(ended: Sequence[Result | ReceiptOutcome], *, holder: int) -> list[Giv
     _keep_attempts([each for each in results if each.called and each.outcome is not Outcome.SENT])
     _advance(results)
     _name_conversations(results)
+    _end_sessions(results)
     _tell_reps(results)
     _settle(reported)
     claims.release([_pause(each) for each in results if not each.done and not each.given_up])
@@ -191,6 +192,13 @@ def _is_known(message: Waiting, delivered: Delivered) -> bool:
     return bool(delivered.session) and (message.identifier, message.session) == (delivered.conversation, delivered.session)
 
 
+def _end_sessions(results: Iterable[Result]) -> None:
+    """Note the ends that came to light because a line would have been for a session that is over."""
+    for each in results:
+        if each.session_over and each.message.session:
+            sessions.end(each.claim.org_id, each.message.session)
+
+
 def _tell_reps(results: Sequence[Result]) -> None:
     """Make sure that nothing is given up unseen: what a rep wrote is reported as failed, and of what an end user wrote a
     line in the conversation says that it is missing."""
@@ -241,7 +249,7 @@ def _settle(reported: Sequence[ReceiptOutcome]) -> None:
                 each.claim.conversation_id,
                 each.batch.channel_id,
                 Direction.INBOUND,
-                f"failure:{failure.entry}",
+                f"{NOTICE}{failure.entry}",
                 failure.notice,
             )
 

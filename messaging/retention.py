@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 BATCH = 5_000  # rows that one statement deletes
 LONGEST_RUN = timedelta(minutes=10)  # of one pass over all tables; the next hour goes on
 ARRIVALS_KEPT = timedelta(days=14)  # they are known again for longer than any platform repeats them
+EARLY_REPS_KEPT = timedelta(days=1)  # the session to which they came is known within seconds, or never
 API_CALLS_KEPT = timedelta(hours=24)  # how long an idempotency key is known; api.py promises it
 
 
@@ -42,6 +43,7 @@ class Rule:
 RULES = [
     Rule("messaging_receivedevent", "received_at", ARRIVALS_KEPT),
     Rule("messaging_chatbotmessage", "at", ARRIVALS_KEPT),
+    Rule("messaging_earlyrep", "at", EARLY_REPS_KEPT),
     Rule("tenants_apicall", "created_at", API_CALLS_KEPT),
     Rule("tenants_websession", "created_at", LONGEST_SESSION, order="id"),
     # those with an administrator's token wait for its being revoked

@@ -9,6 +9,7 @@ import structlog
 from connector.http import ApiError
 from connector.infobip.client import InfobipClient
 from connector.salesforce.interactions import InteractionClient
+from connector.salesforce.rest import RestClient
 from tenants.database import facts_of
 from tenants.encryption import CannotDecrypt
 from tenants.models import Channel, SalesforceConnection, Sender
@@ -28,6 +29,7 @@ class Route:
     channel: Channel | None = None
     sender: Sender | None = None
     salesforce: InteractionClient | None = None
+    records: RestClient | None = None  # of the same org
     infobip: InfobipClient | None = None
     problem: str = ""
 
@@ -73,9 +75,9 @@ def _route(channel: Channel | None, sender: Sender | None) -> Route:
     if channel.org.disconnected_at is not None:
         return Route(problem="the org is disconnected")
     problems = []
-    salesforce = infobip = None
+    salesforce = records = infobip = None
     try:
-        salesforce = channel.org.salesforce.client()
+        salesforce, records = channel.org.salesforce.client(), channel.org.salesforce.rest()
     except SalesforceConnection.DoesNotExist:
         problems.append("the org has no connection to Salesforce")
     except (ApiError, CannotDecrypt) as exc:
@@ -85,4 +87,4 @@ def _route(channel: Channel | None, sender: Sender | None) -> Route:
             infobip = sender.account.client()
         except (ApiError, CannotDecrypt) as exc:
             problems.append(str(exc))
-    return Route(channel, sender, salesforce, infobip, "; ".join(problems))
+    return Route(channel, sender, salesforce, records, infobip, "; ".join(problems))

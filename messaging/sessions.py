@@ -106,12 +106,7 @@ def end(org_id: int, session: str, *, conversation: str = "") -> bool:
     conversation_id: int = found[0][0]
     lock_conversations([conversation_id])  # lanes come before sessions, as where an answer opens a session
     if not known:
-        query(
-            """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, greeted_at,
-                   quick_checks, tries, problem)
-               VALUES (%s, %s, %s, 'open', clock_timestamp(), clock_timestamp(), 0, 0, '') ON CONFLICT DO NOTHING""",
-            [org_id, conversation_id, session],
-        )
+        _note_unknown(org_id, conversation_id, session)
     ended = query(
         """UPDATE messaging_session SET state = 'ended', ended_at = clock_timestamp(), due_at = clock_timestamp(),
                tries = 0, problem = ''
@@ -130,11 +125,38 @@ def end(org_id: int, session: str, *, conversation: str = "") -> bool:
     return True
 
 
-def give_to_chatbot(org_id: int, conversation_id: int) -> None:
-    """Give a conversation back to the chatbot, where one is first; not while a hand-over holds it for its transcript."""
+def _note_unknown(org_id: int, conversation_id: int, session: str) -> None:
+    """Write down a session of which we hear at its end only.
+
+    An open one that we know is taken for the younger: then the end changes nothing, and Salesforce is asked about the
+    other. Taken for the older, a chatbot would be given what a rep is answering.
+    """
+    opened = query(
+        """SELECT salesforce_id, opened_at FROM messaging_session
+           WHERE conversation_id = %s AND state = 'open' ORDER BY opened_at""",
+        [conversation_id],
+    )
     query(
-        """UPDATE messaging_lane SET with_rep_since = NULL
-           WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND hold IS NULL""",
+        """INSERT INTO messaging_session (org_id, conversation_id, salesforce_id, state, opened_at, greeted_at,
+               quick_checks, tries, problem)
+           VALUES (%s, %s, %s, 'open', LEAST(clock_timestamp(), %s::timestamptz - interval '1 second'),
+               clock_timestamp(), 0, 0, '') ON CONFLICT DO NOTHING""",
+        [org_id, conversation_id, session, opened[0][1] if opened else None],
+    )
+    check_soon(org_id, [each for each, _ in opened])
+
+
+def give_to_chatbot(org_id: int, conversation_id: int) -> None:
+    """Give a conversation back to the chatbot, where one is first.
+
+    Not while a hand-over holds it for its transcript, nor while what its end user wrote is on the way: that is going to
+    open the next session.
+    """
+    query(
+        """UPDATE messaging_lane lane SET with_rep_since = NULL
+           WHERE org_id = %s AND conversation_id = %s AND direction = 'inbound' AND hold IS NULL AND NOT EXISTS (
+               SELECT 1 FROM messaging_message
+               WHERE lane_id = lane.id AND status = 'pending' AND NOT ours)""",
         [org_id, conversation_id],
     )
 
@@ -166,7 +188,10 @@ def youngest_opened(conversation_ids: Iterable[int]) -> dict[int, datetime]:
 
 
 def note_reps(org_id: int, conversation: str, *, joined: bool, left: bool) -> bool:
-    """Note that a rep came to a conversation's open session, or went; True if something is to be done about it."""
+    """Note that a rep came to a conversation's open session, or went; True if something is to be done about it.
+
+    Who came to a session of which nothing is known yet is remembered until it is.
+    """
     found = query(
         "SELECT id FROM messaging_conversation WHERE org_id = %s AND identifier = %s AND identifier <> ''",
         [org_id, conversation],
@@ -178,6 +203,12 @@ def note_reps(org_id: int, conversation: str, *, joined: bool, left: bool) -> bo
             """UPDATE messaging_session SET joined_at = clock_timestamp(), due_at = clock_timestamp()
                WHERE conversation_id = ANY(%s) AND state = 'open' AND joined_at IS NULL RETURNING id""",
             [ids],
+        )
+    if joined and conversation and not changed:
+        query(
+            """INSERT INTO messaging_earlyrep (org_id, identifier, at) VALUES (%s, %s, clock_timestamp())
+               ON CONFLICT (org_id, identifier) DO UPDATE SET at = EXCLUDED.at""",
+            [org_id, conversation],
         )
     if left and not joined and ids:
         changed = query(
@@ -195,6 +226,31 @@ def check_soon(org_id: int, sessions: Iterable[str]) -> None:
            WHERE org_id = %s AND salesforce_id = ANY(%s) AND state = 'open' AND quick_checks < %s""",
         [org_id, list(sessions), QUICK_CHECKS],
     )
+
+
+def note_seen(org_id: int, sessions: Sequence[str]) -> None:
+    """Note that Salesforce has records of these sessions: where one is gone later, its session is over."""
+    query(
+        """UPDATE messaging_session SET seen = true
+           WHERE org_id = %s AND salesforce_id = ANY(%s) AND NOT seen""",
+        [org_id, list(sessions)],
+    )
+
+
+def ended_if_absent(org_id: int, sessions: Sequence[str]) -> list[str]:
+    """Name those of some sessions whose records were deleted if Salesforce finds none of them now.
+
+    That is so where it once had one, where a younger session has followed, and where it would have one after a day.
+    """
+    rows = query(
+        """SELECT salesforce_id FROM messaging_session session
+           WHERE org_id = %s AND salesforce_id = ANY(%s) AND (
+               seen OR opened_at < clock_timestamp() - interval '1 day' OR EXISTS (
+                   SELECT 1 FROM messaging_session
+                   WHERE conversation_id = session.conversation_id AND opened_at > session.opened_at))""",
+        [org_id, list(sessions)],
+    )
+    return [session for (session,) in rows]
 
 
 def note_answer(org_id: int, sessions: Sequence[str], problem: str = "", *, pause: float = 0.0) -> None:

@@ -123,6 +123,12 @@ class Console:
         )
         self.world.session_changed(session)
 
+    def delete(self, session: Session) -> None:
+        """Delete a session's record: the session is over, and no event says so."""
+        session.status, session.ended = "Ended", now_ms()
+        del self.world.sessions[session.id]
+        self.world.session_changed(session)
+
     def accept(self, session: Session) -> None:
         """Take a session that waits."""
         if session.status == "Waiting":

@@ -89,6 +89,7 @@ class Control:
         post("/control/phone/open", self.open_chat)
         post("/control/console/replies", self.rep_replies)
         post("/control/console/end", self.end_session)
+        post("/control/console/delete", self.delete_session)
         post("/control/console/open", self.open_session)
         post("/control/console/accept", self.accept_session)
         post("/control/console/transfer", self.transfer_session)
@@ -264,6 +265,11 @@ class Control:
     async def end_session(self, request: web.Request) -> web.StreamResponse:
         """Let the rep end a session."""
         self.console.end(self.session(await read(request)))
+        return answer(200, {})
+
+    async def delete_session(self, request: web.Request) -> web.StreamResponse:
+        """Let an administrator delete a session's record, of which nobody is told."""
+        self.console.delete(self.session(await read(request)))
         return answer(200, {})
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:

@@ -149,7 +149,8 @@ def _customer(org: Org, session: Session, default: Sender | None) -> Customer:
         channel=conversation.channel.name,
         session_open=session.state == Session.State.OPEN,
         sender=shown(sender.number) if sender else "",
-        window=Window(conversation.window_closes_at),
+        # the window is that of the number that the customer wrote to
+        window=Window(conversation.window_closes_at if sender == last else None),
         sent=_sent(org, conversation),
     )
 

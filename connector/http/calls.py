@@ -42,7 +42,7 @@ class Call(Generic[T]):
     method: str
     path: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    body: bytes | None = field(repr=False)
     read: Callable[[Answer], T] = field(repr=False)
 
 

@@ -19,7 +19,7 @@ REASONS = {
     "EC_BAD_REQUEST": "WhatsApp refuses the content",
     "EC_INVALID_TEMPLATE_ARGS": _TEMPLATE,
     "EC_INVALID_TEMPLATE": _TEMPLATE,
-    "EC_NO_SESSION": "the customer last wrote more than 24 hours ago; send a template",
+    "EC_NO_SESSION": "the customer has not written to this number in the last 24 hours; send a template",
     "EC_ACCOUNT_ISSUE": _ACCOUNT,
     "EC_PROVIDER_BILLING_ERROR": _ACCOUNT,
     "EC_DEPLOYMENT_CONFIGURATION_ERROR": _LATER,

@@ -5,9 +5,9 @@ https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote_plus
 
 from connector.http import (
@@ -15,6 +15,7 @@ from connector.http import (
     ApiClient,
     ApiError,
     AuthenticationFailed,
+    Call,
     CustomerMustAct,
     RateLimited,
     RequestRejected,
@@ -23,6 +24,8 @@ from connector.http import (
     retry_after,
 )
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, TokenSource
+
+T = TypeVar("T")
 
 OLDEST_VERSION = 66.0  # Spring '26: the field names of channel definitions that we use are those since then
 TESTED_VERSION = 67.0
@@ -174,6 +177,11 @@ class RestClient(ApiClient):
         :raises ApiError: the member of the family says whether to ask again
         """
         return self._records("/query", soql)
+
+    def query_call(self, soql: str, read: Callable[[list[dict[str, Any]]], T]) -> Call[T]:
+        """Build a query that finds few records, for either transport; ``read`` makes of them what is wanted."""
+        path = f"/services/data/v{OLDEST_VERSION}/query?q={quote_plus(soql)}"
+        return Call(self, "GET", path, {"Accept": "application/json"}, None, lambda answer: read(_records_of(answer)))
 
     def tooling_query(self, soql: str) -> list[dict[str, Any]]:
         """Give all records that a query of the Tooling API finds.
@@ -335,9 +343,7 @@ class RestClient(ApiClient):
         found: list[dict[str, Any]] = []
         answer = self._call("GET", f"{path}?q={quote_plus(soql)}")
         for _ in range(MOST_PAGES):
-            if not isinstance(answer.body.get("records"), list):
-                raise _unreadable(answer)
-            found += _objects(answer.body["records"])
+            found += _records_of(answer)
             if answer.body.get("done") is not False:
                 return found
             more = answer.body.get("nextRecordsUrl")
@@ -409,6 +415,14 @@ def _error(answer: Answer) -> ApiError:
         in_doubt=kind is ServiceUnavailable and status >= 500 and status != 503,
         retry_after=wait or PAUSE_SECONDS if kind is RateLimited else wait,
     )
+
+
+def _records_of(answer: Answer) -> list[dict[str, Any]]:
+    if not 200 <= answer.status < 300:
+        raise _error(answer)
+    if not isinstance(answer.body.get("records"), list):
+        raise _unreadable(answer)
+    return _objects(answer.body["records"])
 
 
 def _unreadable(answer: Answer) -> ServiceUnavailable:

@@ -4,10 +4,11 @@ Foreign keys hold the org beside the id (see tenants/tenancy.py), so Django's ow
 where a constraint's index serves, or nothing searches that way.
 """
 
-from messaging.models.conversations import Address, ChatbotMessage, Conversation, Handover, Session
+from messaging.models.conversations import Address, ChatbotMessage, Conversation, EarlyRep, Handover, Session
 from messaging.models.messages import (
     BOUNDS_OF_TIME,
     MAY_FOLLOW,
+    NOTICE,
     Attempt,
     Circuit,
     Direction,
@@ -22,6 +23,7 @@ from messaging.models.received import ClockTimestamp, EventSubscription, Inbox, 
 __all__ = [
     "BOUNDS_OF_TIME",
     "MAY_FOLLOW",
+    "NOTICE",
     "Address",
     "Attempt",
     "ChatbotMessage",
@@ -29,6 +31,7 @@ __all__ = [
     "ClockTimestamp",
     "Conversation",
     "Direction",
+    "EarlyRep",
     "EventSubscription",
     "Handover",
     "Inbox",

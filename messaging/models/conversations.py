@@ -74,6 +74,7 @@ class Session(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.OPEN)
     opened_at = models.DateTimeField()
     joined_at = models.DateTimeField(null=True, blank=True, help_text="when the first rep came")
+    seen = models.BooleanField(default=False, db_default=False, help_text="Salesforce has shown its record to us")
     greeted_at = models.DateTimeField(null=True, blank=True, help_text="when the welcome was queued, or found not wanted")
     ended_at = models.DateTimeField(null=True, blank=True)
     quick_checks = models.PositiveSmallIntegerField(default=0, help_text="still to come, after a rep went")
@@ -93,6 +94,20 @@ class Session(models.Model):
 
     def __str__(self) -> str:
         return self.salesforce_id
+
+
+class EarlyRep(models.Model):
+    """A rep who came to a conversation before we heard of its session; kept until the session is known."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    identifier = models.CharField(max_length=255, help_text="Salesforce's id of the conversation")
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "identifier"], name="early_rep_of_conversation")]
+
+    def __str__(self) -> str:
+        return f"early rep {self.pk}"
 
 
 class ChatbotMessage(models.Model):

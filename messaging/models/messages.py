@@ -33,6 +33,8 @@ class Status(models.TextChoices):
     FAILED = "failed"
 
 
+NOTICE = "failure:"  # begins the entry of a line that tells a rep, in the session, what did not arrive
+
 # FAILED is not the end: a message whose outcome was unknown may be reported delivered after all
 MAY_FOLLOW: dict[Status, list[Status]] = {
     Status.SENT: [Status.PENDING],

@@ -99,7 +99,7 @@ def test_a_report_of_a_failed_delivery_fits_the_contract() -> None:
         end_user=END_USER,
         entry=ENTRY,
         code="EC_NO_SESSION",
-        reason="the customer last wrote more than 24 hours ago; send a template",
+        reason="the customer has not written to this number in the last 24 hours; send a template",
         report_uuid=TICK,
     )
     request: Any = responses.calls[0].request

@@ -255,7 +255,7 @@ def test_a_failure_keeps_infobips_code_and_reason(acme: World) -> None:
     receive_webhook(acme.account, [delivery_report(str(message.uuid), status_id=9, group_id=2, **error)])
     message.refresh_from_db()
     assert (message.status, message.error_code) == (Status.FAILED, "EC_NO_SESSION")
-    assert message.error == "the customer last wrote more than 24 hours ago; send a template"
+    assert message.error == "the customer has not written to this number in the last 24 hours; send a template"
 
 
 def test_a_report_on_another_orgs_message_has_no_effect(acme: World, rival: World) -> None:

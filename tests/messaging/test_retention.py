@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from messaging import retention, tasks
-from messaging.models import ChatbotMessage, ReceivedEvent
+from messaging.models import ChatbotMessage, EarlyRep, ReceivedEvent
 from tenants.models import ApiCall, Draft, Membership, PendingSignIn, WebSession
 from tenants.tenancy import every_org
 from tests.conftest import World
@@ -49,6 +49,7 @@ def fill(world: World, *, more: timedelta) -> None:
         sender="2",
         at=ago(retention.ARRIVALS_KEPT, more=more),
     )
+    EarlyRep.objects.create(org=world.org, identifier=mark, at=ago(retention.EARLY_REPS_KEPT, more=more))
     member = Membership.objects.create(
         org=world.org, user_id=mark[:18], username="u", name="n", role="rep", signed_in_at=timezone.now()
     )

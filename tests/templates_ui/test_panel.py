@@ -160,7 +160,7 @@ def test_the_time_to_answer_runs_and_warns_in_its_last_hour(acme: World, rep: Cl
     page = look(rep, acme.org)
     assert "notice bad" in page and "Closed since" in page and "data-left" not in page
     change(conversation, window_closes_at=None)
-    assert "The customer has not written yet" in look(rep, acme.org)
+    assert "The customer has not written to <bdi>+44 7700 900123</bdi> yet" in look(rep, acme.org)
 
 
 # by which number
@@ -182,6 +182,8 @@ def test_nothing_leaves_by_a_number_that_was_taken_off(acme: World, rep: Client)
     converse(acme, last_sender=other)
     with org_scope(acme.org.pk):
         connecting.choose_sender(acme.account, other.number, channel=None, chatbot_first=False, who="Ada")
+    # WhatsApp has a window for each number, and this customer has not written to the one that is left
+    assert "The customer has not written to <bdi>+44 7700 900123</bdi> yet" in look(rep, acme.org)
     for query in (f"?id={SESSION}", ""):
         page = look(rep, acme.org, query)
         assert "+44 7700 900123" in page and "+44 7700 900999" not in page
