@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from connector.salesforce.interactions import Delivered
@@ -295,6 +295,30 @@ def test_a_result_that_cannot_be_recorded_sets_its_lane_aside_in_doubt(acme: Wor
     claims.set_aside(claim.lane_id, holder=ME)
     assert Attempt.objects.get().outcome == Outcome.IN_DOUBT
     assert inbound_lane().holder is None and take() == []
+
+
+def test_a_process_sets_no_lane_aside_that_another_holds(acme: World) -> None:
+    """It was frozen meanwhile: what its successor tries is not in doubt."""
+    write(acme, "one")
+    ((claim, message),) = take(holder=ANOTHER)
+    claims.set_aside(claim.lane_id, holder=ME)
+    assert (inbound_lane().holder, inbound_lane().trying) == (ANOTHER, message.id)
+    assert not Attempt.objects.exists()
+
+
+def test_trouble_of_the_database_is_no_fault_of_the_message_that_is_read_just_then(
+    acme: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(acme, "one")
+
+    def be_gone(*_: object, **__: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patched, transaction.atomic():
+        patched.setattr(claims, "take", be_gone)
+        with pytest.raises(OperationalError):
+            claims.set_unreadable_aside(10)
+    assert Message.objects.get().status == Status.PENDING
 
 
 def test_an_end_users_message_that_is_refused_leaves_a_line_for_the_rep(acme: World) -> None:
