@@ -491,6 +491,16 @@ def test_refusals_are_counted_by_account_and_reason(web: Web, acme: World) -> No
     wait_until(lambda: refusals_today(acme.account.pk) == {"wrong signature": 3, "no signature": 1, "not JSON": 1})
 
 
+def test_what_an_unproven_body_says_is_counted_for_none_of_several(web: Web, acme: World, private_key: str) -> None:
+    """Where two accounts name one number, whoever posts nonsense must not show up as either's mistake."""
+    with every_org():
+        other = build_world("Squatter", "00D5g0000000123EA4", acme.sender.number, private_key)
+    before = len(web.said())
+    assert web.post(acme, hello(acme), path=BARE, secret="guess")[0] == 401
+    wait_until(lambda: '"reason": "wrong signature"' in web.said()[before:])
+    assert refusals_today(acme.account.pk) == refusals_today(other.account.pk) == {}
+
+
 def test_the_log_names_account_and_headers_and_never_a_secret(web: Web, acme: World) -> None:
     headers = {"X-Other-Signature": "s3cret-value", "Authorization": "Bearer s3cret-value"}
     web.request("POST", own_path(acme) + "?token=s3cret-value", b'{"text": "s3cret-value"}', headers)

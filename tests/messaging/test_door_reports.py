@@ -151,6 +151,13 @@ def test_a_refusal_is_counted_for_the_account(web: Web, acme: World) -> None:
     wait_until(lambda: refusals_today(acme.account.pk).get("report on another message") == 1)
 
 
+def test_the_proof_of_one_message_is_none_of_another(acme: World) -> None:
+    """Whoever has the address of a message makes no address of any other out of it, whatever the body says."""
+    one, other, account = uuid4(), uuid4(), acme.account.uuid
+    assert message_of(account, token_for(account, one)) == one
+    assert message_of(account, other.hex + token_for(account, one)[32:]) is None
+
+
 def test_reports_still_come_after_the_keys_were_changed(acme: World, settings: Settings) -> None:
     message, account = uuid4(), acme.account.uuid
     token = token_for(account, message)
