@@ -174,6 +174,12 @@ def test_a_near_miss_is_counted_for_the_account_that_it_names(web: Web, acme: Wo
     wait_until(lambda: refusals_today(acme.account.pk) == {"near miss": 1})
 
 
+def test_a_near_miss_is_answered_404_also_while_nobody_can_say_whose_it_is(web: Web, acme: World) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE tenants_infobipaccount IN ACCESS EXCLUSIVE MODE")
+        assert web.request("POST", f"/api/infobip/inbound/message/{uuid4()}", hello(acme))[0] == 404
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/admin/tenants/infobipaccount/", 302), ("/static/infobip.css", 404), ("/api/infobip/inbound/answers", 405)],

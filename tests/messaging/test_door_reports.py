@@ -20,7 +20,7 @@ from tenants.report_tokens import message_of, token_for
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
 from tests.support.happenings import wait_until
-from tests.support.web import Web
+from tests.support.web import BARE, Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -89,6 +89,13 @@ def test_the_same_report_is_one_whichever_way_it_comes(web: Web, acme: World) ->
     assert take_in(message) == Status.DELIVERED
     with every_org():
         assert ReceivedEvent.objects.filter(kind="ReceiptReceived").count() == 1
+
+
+def test_on_the_bare_path_a_signed_report_finds_its_account_by_the_message(web: Web, acme: World, rival: World) -> None:
+    message = sent(acme)
+    body = json.dumps({"results": [{"messageId": str(message.uuid), "seenAt": "2026-03-02T08:21:12Z"}]}).encode()
+    assert web.post(rival, body, path=BARE)[0] == 401
+    assert web.post(acme, body, path=BARE)[0] == 200 and stored() == 1
 
 
 def test_a_forged_swapped_or_truncated_address_moves_nothing(web: Web, acme: World, rival: World) -> None:
