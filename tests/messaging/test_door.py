@@ -497,6 +497,11 @@ def test_refusals_are_counted_by_account_and_reason(web: Web, acme: World) -> No
     wait_until(lambda: refusals_today(acme.account.pk) == {"wrong signature": 3, "no signature": 1, "not JSON": 1})
 
 
+def test_a_wrong_signature_on_the_bare_path_is_counted_where_one_account_only_can_be_meant(web: Web, acme: World) -> None:
+    assert web.post(acme, hello(acme), path=BARE, secret="guess")[0] == 401
+    wait_until(lambda: refusals_today(acme.account.pk) == {"wrong signature": 1})
+
+
 def test_what_an_unproven_body_says_is_counted_for_none_of_several(web: Web, acme: World, private_key: str) -> None:
     """Where two accounts name one number, whoever posts nonsense must not show up as either's mistake."""
     with every_org():

@@ -20,7 +20,7 @@ from messaging.conversations import TemplateMessage, start_outbound
 from messaging.delivery import Result
 from messaging.expiry import expire_waiting
 from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Message, Outcome, Status
-from messaging.queue import mark_due
+from messaging.queue import NewMessage, append, mark_due
 from messaging.receipts import pending_receipts
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
@@ -360,6 +360,43 @@ def test_a_failure_pauses_the_lane_and_an_arrival_does_not_cut_the_pause_short(a
     make_due()
     ((_, message),) = take()
     assert message.text == "one", "the message that failed stays in front"
+
+
+def test_what_a_process_that_stops_gives_back_is_due_at_once_and_has_not_failed(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    record(ended(taken, Outcome.RETRY, called=False))
+    lane = inbound_lane()
+    assert (lane.holder, lane.failures, lane.retry_at) == (None, 0, None)
+    assert lane.due_at is not None and lane.due_at <= timezone.now()
+
+
+def test_a_lane_that_waits_stays_with_the_endpoint_of_what_is_first_in_it(acme: World) -> None:
+    """Else each arrival takes a lane out from behind the circuit that its first message waits for."""
+    write(acme, "one")
+    lane = inbound_lane()
+    with transaction.atomic():
+        append([_another(lane, endpoint_id=lane.endpoint_id + 1)])
+    assert inbound_lane().endpoint_id == lane.endpoint_id
+    Lane.objects.update(due_at=None)
+    with transaction.atomic():
+        append([_another(lane, endpoint_id=lane.endpoint_id + 1)])
+    assert inbound_lane().endpoint_id == lane.endpoint_id + 1
+
+
+def _another(lane: Lane, *, endpoint_id: int) -> NewMessage:
+    return NewMessage(
+        org_id=lane.org_id,
+        lane_id=lane.pk,
+        conversation_id=lane.conversation_id,
+        direction=Direction.INBOUND,
+        channel_id=lane.conversation.channel_id,
+        sender_id=None,
+        endpoint_id=endpoint_id,
+        source_entry=str(uuid4()),
+        text="another",
+        written_at=timezone.now(),
+    )
 
 
 def test_pauses_double_and_stay_below_the_longest() -> None:
