@@ -83,6 +83,16 @@ def test_a_success_in_between_starts_the_count_anew(acme: World) -> None:
     assert Circuit.objects.get().opened_at is None
 
 
+def test_what_a_process_knows_of_endpoints_that_are_well_is_bounded(
+    acme: World, rival: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuits, "_fresh", {})
+    monkeypatch.setattr(circuits, "MOST_FRESH", 0)
+    for world in (acme, acme, rival, rival):
+        passes(world)
+    assert circuits._fresh.keys() == {salesforce(rival)}
+
+
 def test_so_does_one_that_is_noted_together_with_failures(acme: World) -> None:
     passes(acme)
     circuits.note([Call(salesforce(acme), lane_id, lane_id == 7) for lane_id in range(1, 8)])

@@ -13,7 +13,8 @@ from django.db import Error as DatabaseError
 from django.db import connection, transaction
 from django.utils import timezone
 
-from connector.salesforce.platform_events import PlatformEvent, Topic
+from connector.infobip import webhooks
+from connector.salesforce.platform_events import PlatformEvent, Topic, parse_event
 from messaging import intake
 from messaging.intake import StreamBatch, receive_stream_batches, take_inbox
 from messaging.models import Conversation, EventSubscription, Inbox, Message, ReceivedEvent, Status
@@ -132,21 +133,21 @@ def test_no_time_that_a_webhook_names_stops_anybody(acme: World, rival: World, a
 
 
 def test_a_shape_that_nobody_foresaw_costs_that_result_alone(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = intake.webhooks.parse_result
+    parse = webhooks.parse_result
 
     def parse_or_fail(result: Any, **more: Any) -> Any:
         if result["message"]["text"] == "odd":
             raise KeyError("not foreseen")
         return parse(result, **more)
 
-    monkeypatch.setattr(intake.webhooks, "parse_result", parse_or_fail)
+    monkeypatch.setattr(webhooks, "parse_result", parse_or_fail)
     append(acme, written(acme, "before"), written(acme, "odd"), written(acme, "after"))
     assert take_inbox().taken == 1 and texts() == {"before", "after"}
     assert ReceivedEvent.objects.get(kind="unreadable").problem == "unforeseen: KeyError"
 
 
 def test_a_shape_that_nobody_foresaw_costs_that_event_alone(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = intake.parse_event
+    parse = parse_event
 
     def parse_or_fail(event: PlatformEvent, topic: Topic) -> Any:
         if event.record is not None and "odd" in str(event.record):

@@ -355,7 +355,10 @@ def test_a_failure_pauses_the_lane_and_an_arrival_does_not_cut_the_pause_short(a
     lane = inbound_lane()
     assert lane.failures == 1 and lane.retry_at is not None
     assert lane.retry_at - timezone.now() > timedelta(seconds=50)
+    paused_until = lane.retry_at
     write(acme, "two")
+    due_at = inbound_lane().due_at
+    assert due_at is not None and due_at >= paused_until, "nor is it looked at in vain meanwhile"
     assert take() == []
     make_due()
     ((_, message),) = take()
