@@ -16,7 +16,7 @@ AHEAD = timedelta(days=1)  # by which a clock may be wrong
 DEEPEST = 100  # objects and lists in each other; the platforms' own have some ten
 LONGEST_TIME = 50  # characters
 
-_MILLISECONDS = re.compile(r"\d{12,14}", re.ASCII)
+_MILLISECONDS = re.compile(r"\d{12,14}")
 
 
 def parse_json(text: object, what: str) -> Any:
@@ -78,7 +78,7 @@ def _time_of(value: object) -> datetime | None:
             return _time_of(int(text))
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 253_402_300_800_000:  # the year 10000
+    if isinstance(value, int | float) and 0 < value < 253_402_300_800_000:  # the year 10000
         return datetime.fromtimestamp(value / 1000, tz=UTC)
     return None
 

@@ -147,13 +147,7 @@ class Dispatcher:
         """Find the route of each message, and what is to be reported where receipts are due."""
         reporting = [claim for claim, message in taken if message is None]
         batches = receipts.pending_receipts([claim.conversation_id for claim in reporting])
-        claims.release(
-            [
-                Pause(each.lane_id, None, failures=each.failures, version=each.version)
-                for each in reporting
-                if each.conversation_id not in batches
-            ]
-        )
+        claims.release([Pause(each.lane_id, None) for each in reporting if each.conversation_id not in batches])
         taken = _with_senders(taken)
         routes = self.routes.find(
             [(message.channel_id, message.sender_id) for _, message in taken if message is not None]

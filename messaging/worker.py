@@ -210,8 +210,6 @@ class Worker:
         for each in ended:
             self._learn(each)
         self.due = self.due or turn.more
-        if free and len(turn.work) >= free:
-            self.woken.set()  # there may be more
         return turn.work
 
     async def _wait_for_the_database(self, exc: Exception) -> list[Work]:

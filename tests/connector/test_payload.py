@@ -1,12 +1,22 @@
 """The tolerant readers: what can be read is, and what they give can be stored."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from connector.events import UnexpectedPayload
-from connector.payload import object_of, objects_of, optional_object, optional_text, parse_time, text_of
+from connector.payload import (
+    id_of,
+    object_of,
+    objects_of,
+    optional_object,
+    optional_text,
+    parse_json,
+    parse_time,
+    text_of,
+)
 from tests.support.odd import IMPOSSIBLE_TIMES
 
 JULY = datetime(2026, 7, 29, 8, 0, 0, 123000, UTC)
@@ -35,11 +45,38 @@ def test_a_time_is_read_in_each_of_its_spellings_and_given_in_utc(value: object,
     assert parsed.utcoffset() == timedelta()
 
 
+def test_a_time_without_a_zone_is_utc_wherever_the_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert parse_time("2026-03-02T08:15:30") == datetime(2026, 3, 2, 8, 15, 30, tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize(
     "value",
     [
         *IMPOSSIBLE_TIMES,
-        *(None, "", "soon", [], {}, True, False, 0, -1, 7, 10**15, 10**30, 1e400, float("nan"), 946_684_799_999),
+        *(
+            None,
+            "",
+            "soon",
+            [],
+            {},
+            True,
+            False,
+            0,
+            -1,
+            7,
+            10**15,
+            10**30,
+            2**56 * 1000,
+            1e400,
+            float("nan"),
+            946_684_799_999,
+        ),
         *("2026-13-01T00:00:00Z", "2026-03-02T08:15:30+99:00", "9" * 13, "9" * 5000, "1" * 12, "\x00", "\ud800"),
         *("2026-03-02T08:15:30Z" + " " * 60, 253_402_300_799_999, -62_135_596_800_000),
     ],
@@ -74,6 +111,19 @@ def test_a_text_is_taken_cleaned_and_within_its_length() -> None:
     assert optional_text({"a": " x\x00yz "}, "a", most=2) == "xy"
     with pytest.raises(UnexpectedPayload, match=r"^a is longer than 2 characters$"):
         text_of({"a": "secret"}, "a", most=2)
+
+
+@pytest.mark.parametrize("value", [True, 1.0, 123456, -(10**5), pytest.param(10**5000, id="enormous"), "123456", None])
+def test_an_id_that_is_no_text_is_a_whole_number_within_its_length(value: object) -> None:
+    assert id_of({"a": 12345}, "a", most=5) == id_of({"a": "12345"}, "a", most=5) == "12345"
+    with pytest.raises(UnexpectedPayload, match=r"^a is "):
+        id_of({"a": value}, "a", most=5)
+
+
+@pytest.mark.parametrize("value", [None, 7, [], {}])
+def test_what_is_not_even_a_text_is_not_json(value: object) -> None:
+    with pytest.raises(UnexpectedPayload, match=r"^the field is not JSON$"):
+        parse_json(value, "the field")
 
 
 @pytest.mark.parametrize("source", [{}, {"a": None}, {"a": "{}"}, {"a": []}])

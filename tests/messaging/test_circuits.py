@@ -1,5 +1,6 @@
 """While a far side fails for everybody, one probe goes there instead of all; and nobody waits for a neighbour."""
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -82,6 +83,23 @@ def test_a_success_in_between_starts_the_count_anew(acme: World) -> None:
     assert Circuit.objects.get().opened_at is None
 
 
+def test_what_a_process_knows_of_endpoints_that_are_well_is_bounded(
+    acme: World, rival: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuits, "_fresh", {})
+    monkeypatch.setattr(circuits, "MOST_FRESH", 0)
+    for world in (acme, acme, rival, rival):
+        passes(world)
+    assert circuits._fresh.keys() == {salesforce(rival)}
+
+
+def test_so_does_one_that_is_noted_together_with_failures(acme: World) -> None:
+    passes(acme)
+    circuits.note([Call(salesforce(acme), lane_id, lane_id == 7) for lane_id in range(1, 8)])
+    circuit = Circuit.objects.get()
+    assert (circuit.failures, circuit.opened_at) == (0, None)
+
+
 def test_so_does_one_after_many_of_which_nothing_was_written(acme: World) -> None:
     """A success that says nothing new is not written, but one after failures does say something."""
     passes(acme)
@@ -123,6 +141,29 @@ def test_the_first_success_makes_the_waiting_lanes_due_at_once(acme: World, riva
     passes(acme)
     claimed = claim(10)
     assert len(claimed) == 3 and {each.org_id for each in claimed} == {acme.org.pk}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lane_that_somebody_is_writing_to_holds_up_no_success(acme: World) -> None:
+    write(acme, 3)
+    opened(acme)
+    later = timezone.now() + timedelta(seconds=15)
+    Lane.objects.filter(direction=Direction.INBOUND).update(due_at=later, retry_at=later)
+    locked, done = threading.Event(), threading.Event()
+
+    def write_slowly() -> None:
+        with transaction.atomic():
+            Lane.objects.select_for_update().filter(direction=Direction.INBOUND).order_by("id")[:1].get()
+            locked.set()
+            done.wait(3)
+
+    writing = in_another_connection(write_slowly)
+    assert locked.wait(10)
+    with transaction.atomic():
+        passes(acme)
+        assert len(claim(10)) == 2  # the third wakes when its pause is over
+    done.set()
+    writing.join()
 
 
 def test_an_open_circuit_of_one_org_or_side_stops_no_other(acme: World, rival: World) -> None:

@@ -110,6 +110,15 @@ def test_a_turn_says_whether_a_bound_kept_lanes_back(acme: World, rival: World, 
     assert len(last.work) == 1 and not last.more
 
 
+def test_room_that_several_endpoints_filled_together_may_have_kept_some_back_too(
+    acme: World, rival: World, dispatcher: Dispatcher
+) -> None:
+    write(acme, users=2)
+    write(rival, users=2)
+    turn = dispatcher.turn([], Room(3, []))
+    assert len(turn.work) == 3 and turn.more  # neither has its whole share, and one lane is left
+
+
 def test_a_process_that_has_lost_its_hold_takes_nothing_and_looks_again(acme: World, dispatcher: Dispatcher) -> None:
     write(acme)
     dispatcher.holder.held.clear()
@@ -139,6 +148,31 @@ def test_lanes_of_a_process_that_is_gone_are_freed_and_looked_for_at_once(acme: 
     dispatcher.holder.may_judge = lambda: True  # type: ignore[method-assign]
     assert dispatcher.turn([], None).more
     assert [each.claim.lane_id for each in dispatcher.turn([], ROOM).work] == [lane.pk]
+
+
+def test_while_all_take_their_locks_again_nobody_is_taken_for_dead(acme: World, dispatcher: Dispatcher) -> None:
+    """After a restart of the database the locks of the living are free for a moment."""
+    write(acme)
+    Lane.objects.filter(direction=Direction.INBOUND).update(holder=102)
+    assert not dispatcher.turn([], None).more
+    assert Lane.objects.get(direction=Direction.INBOUND).holder == 102
+
+
+def test_after_a_turn_that_may_have_been_committed_only_lanes_that_nobody_knows_of_are_freed(
+    acme: World, dispatcher: Dispatcher
+) -> None:
+    """Else a call that is under way is made a second time, and one that has ended is not believed."""
+    write(acme, users=4)
+    *three, of_another = dispatcher.turn([], ROOM).work
+    under_way, unwritten, lost = three
+    Lane.objects.filter(pk=of_another.claim.lane_id).update(holder=102)
+    dispatcher.uncertain = True
+    dispatcher.turn(ended([unwritten]), None, under_way=[under_way.claim])
+    holders = dict(Lane.objects.values_list("pk", "holder"))
+    assert [holders[each.claim.lane_id] for each in (under_way, lost, of_another)] == [101, None, 102]
+    assert [each.claim.lane_id for each in dispatcher.turn([], ROOM).work] == [lost.claim.lane_id]
+    assert unwritten.message is not None
+    assert Message.objects.get(pk=unwritten.message.id).status == Status.SENT
 
 
 def test_what_waited_for_too_long_behind_an_open_circuit_is_given_up(acme: World, dispatcher: Dispatcher) -> None:
@@ -183,6 +217,18 @@ def test_a_tick_whose_call_failed_is_not_taken_for_reported(dispatcher: Dispatch
     assert Message.objects.get().reported != Status.DELIVERED
     receipts_lane.refresh_from_db()
     assert receipts_lane.holder is None and receipts_lane.due_at is not None
+
+
+def test_a_report_from_before_a_take_over_settles_nothing_and_lets_nothing_go(
+    dispatcher: Dispatcher, receipts_lane: Lane
+) -> None:
+    (work,) = dispatcher.turn([], ROOM).work
+    assert work.batch is not None
+    Lane.objects.filter(pk=receipts_lane.pk).update(holder=102)
+    dispatcher.turn([ReceiptOutcome(work.claim, work.batch, settled=work.batch.acknowledged)], None)
+    assert Message.objects.get().reported == ""
+    receipts_lane.refresh_from_db()
+    assert receipts_lane.holder == 102
 
 
 def test_a_lane_with_nothing_to_report_is_let_go(dispatcher: Dispatcher, receipts_lane: Lane) -> None:

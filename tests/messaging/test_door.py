@@ -174,6 +174,12 @@ def test_a_near_miss_is_counted_for_the_account_that_it_names(web: Web, acme: Wo
     wait_until(lambda: refusals_today(acme.account.pk) == {"near miss": 1})
 
 
+def test_a_near_miss_is_answered_404_also_while_nobody_can_say_whose_it_is(web: Web, acme: World) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE tenants_infobipaccount IN ACCESS EXCLUSIVE MODE")
+        assert web.request("POST", f"/api/infobip/inbound/message/{uuid4()}", hello(acme))[0] == 404
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/admin/tenants/infobipaccount/", 302), ("/static/infobip.css", 404), ("/api/infobip/inbound/answers", 405)],
@@ -489,6 +495,21 @@ def test_refusals_are_counted_by_account_and_reason(web: Web, acme: World) -> No
     web.request("POST", own_path(acme), hello(acme))
     web.post(acme, b"text")
     wait_until(lambda: refusals_today(acme.account.pk) == {"wrong signature": 3, "no signature": 1, "not JSON": 1})
+
+
+def test_a_wrong_signature_on_the_bare_path_is_counted_where_one_account_only_can_be_meant(web: Web, acme: World) -> None:
+    assert web.post(acme, hello(acme), path=BARE, secret="guess")[0] == 401
+    wait_until(lambda: refusals_today(acme.account.pk) == {"wrong signature": 1})
+
+
+def test_what_an_unproven_body_says_is_counted_for_none_of_several(web: Web, acme: World, private_key: str) -> None:
+    """Where two accounts name one number, whoever posts nonsense must not show up as either's mistake."""
+    with every_org():
+        other = build_world("Squatter", "00D5g0000000123EA4", acme.sender.number, private_key)
+    before = len(web.said())
+    assert web.post(acme, hello(acme), path=BARE, secret="guess")[0] == 401
+    wait_until(lambda: '"reason": "wrong signature"' in web.said()[before:])
+    assert refusals_today(acme.account.pk) == refusals_today(other.account.pk) == {}
 
 
 def test_the_log_names_account_and_headers_and_never_a_secret(web: Web, acme: World) -> None:

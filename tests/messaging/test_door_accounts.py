@@ -77,6 +77,69 @@ def test_what_is_remembered_of_strangers_is_bounded(asked: list[list[str]], monk
     with_accounts(use)
 
 
+def test_what_is_kept_of_accounts_is_bounded_too(acme: World, rival: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_accounts, "MOST_KNOWN", 1)
+
+    async def use(accounts: Accounts) -> None:
+        for world in (acme, rival):
+            await finding(accounts, str(world.account.uuid))
+        assert list(accounts._known) == [str(rival.account.uuid)]
+
+    with_accounts(use)
+
+
+def test_a_failure_that_nobody_foresaw_is_an_answer_too_and_the_next_who_asks_is_told(
+    acme: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = door_accounts._read_accounts, [RuntimeError("not foreseen")]
+
+    def read_or_fail(uuids: Sequence[str]) -> dict[str, Account]:
+        if failures:
+            raise failures.pop()
+        return read(uuids)
+
+    monkeypatch.setattr(door_accounts, "_read_accounts", read_or_fail)
+
+    async def use(accounts: Accounts) -> None:
+        began = time.monotonic()
+        assert await finding(accounts, str(acme.account.uuid)) == [503] and time.monotonic() - began < 2
+        (found,) = await finding(accounts, str(acme.account.uuid))
+        assert found.id == acme.account.pk
+
+    with_accounts(use)
+
+
+def test_who_gives_up_waiting_takes_the_answer_from_nobody_else(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many requests wait for one look; the first whose client is gone must not end it for all."""
+
+    async def use(accounts: Accounts) -> None:
+        gone, stays = (asyncio.create_task(accounts.find(str(acme.account.uuid))) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        found = await stays
+        assert found is not None and found.id == acme.account.pk
+
+    with_accounts(use)
+
+
+def test_nobody_waits_long_on_the_bare_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_accounts, "ANSWER_SECONDS", 0.1)
+    go_on = threading.Event()
+
+    def judge(_: Sequence[Account]) -> Account:
+        go_on.wait(5)
+        raise Refused(401, "wrong signature", "")
+
+    async def use(accounts: Accounts) -> None:
+        began = time.monotonic()
+        with pytest.raises(Refused) as refused:
+            await accounts.signer(b"{}", judge)
+        assert refused.value.status == 503 and time.monotonic() - began < 2
+        go_on.set()
+
+    with_accounts(use)
+
+
 def test_made_up_uuids_wait_behind_those_that_are_known_and_in_a_bounded_number(
     acme: World, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from messaging import door_body
-from messaging.door_body import ROW, Held, Room
+from messaging.door_body import ROW, ClientGone, Held, Receive, Room
 from messaging.door_refusals import Refused
 
 
@@ -71,3 +71,65 @@ def test_a_body_that_gives_way_at_the_moment_when_its_time_is_over_harms_nobody(
     (refused,) = asyncio.run(main())
     assert isinstance(refused, Refused) and refused.status == 503
     assert room.held == 0 and not room.readers
+
+
+async def read_from(receive: Receive, room: Room, *, length: int | None = None) -> bytes:
+    async with asyncio.timeout(5):
+        with Held(room) as held:
+            return await held.read(receive, length=length, limit=1 << 20)
+
+
+def test_a_body_that_breaks_off_is_not_taken_for_whole() -> None:
+    coming: list[Mapping[str, Any]] = [
+        {"type": "http.request", "body": b'{"results": []}', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Mapping[str, Any]:
+        return coming.pop(0)
+
+    room = Room(1 << 20)
+    with pytest.raises(ClientGone):
+        asyncio.run(read_from(receive, room))
+    assert room.held == 0 and not room.readers
+
+
+def test_of_a_body_whose_length_is_known_the_end_is_not_waited_for() -> None:
+    coming = [b"12345", b"67890"]
+
+    async def receive() -> Mapping[str, Any]:
+        if not coming:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": coming.pop(0), "more_body": True}
+
+    assert asyncio.run(read_from(receive, Room(1 << 20), length=10)) == b"1234567890"
+
+
+def test_a_part_without_a_byte_is_not_the_first_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever sends the beginnings of chunks only holds a connection four times as long."""
+    monkeypatch.setattr(door_body, "FIRST_SECONDS", 0.1)
+    coming = [b""]
+
+    async def receive() -> Mapping[str, Any]:
+        if not coming:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": coming.pop(0), "more_body": True}
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(read_from(receive, Room(1 << 20)))
+    assert refused.value.status == 408
+
+
+def test_a_body_that_gave_way_is_not_read_on_though_its_next_part_is_there() -> None:
+    room, others = Room(4 * ROW), []
+
+    async def receive() -> Mapping[str, Any]:
+        if room.held > ROW:
+            other = Held(room)
+            other._take(3 * ROW)  # as a younger one's part does
+            others.append(other)
+        return {"type": "http.request", "body": b"x" * 100, "more_body": not others}
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(read_from(receive, room))
+    assert refused.value.status == 503 and room.held == 3 * ROW

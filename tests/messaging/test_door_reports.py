@@ -20,7 +20,7 @@ from tenants.report_tokens import message_of, token_for
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
 from tests.support.happenings import wait_until
-from tests.support.web import Web
+from tests.support.web import BARE, Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -91,6 +91,13 @@ def test_the_same_report_is_one_whichever_way_it_comes(web: Web, acme: World) ->
         assert ReceivedEvent.objects.filter(kind="ReceiptReceived").count() == 1
 
 
+def test_on_the_bare_path_a_signed_report_finds_its_account_by_the_message(web: Web, acme: World, rival: World) -> None:
+    message = sent(acme)
+    body = json.dumps({"results": [{"messageId": str(message.uuid), "seenAt": "2026-03-02T08:21:12Z"}]}).encode()
+    assert web.post(rival, body, path=BARE)[0] == 401
+    assert web.post(acme, body, path=BARE)[0] == 200 and stored() == 1
+
+
 def test_a_forged_swapped_or_truncated_address_moves_nothing(web: Web, acme: World, rival: World) -> None:
     message, other, theirs = sent(acme), sent(acme, "385990000001"), sent(rival)
     path, body = path_of(acme, message.uuid), report(delivery_report(str(message.uuid)))
@@ -149,6 +156,13 @@ def test_a_refusal_is_counted_for_the_account(web: Web, acme: World) -> None:
     message = sent(acme)
     assert post(web, path_of(acme, message.uuid), report(delivery_report(str(uuid4())))) == 401
     wait_until(lambda: refusals_today(acme.account.pk).get("report on another message") == 1)
+
+
+def test_the_proof_of_one_message_is_none_of_another(acme: World) -> None:
+    """Whoever has the address of a message makes no address of any other out of it, whatever the body says."""
+    one, other, account = uuid4(), uuid4(), acme.account.uuid
+    assert message_of(account, token_for(account, one)) == one
+    assert message_of(account, other.hex + token_for(account, one)[32:]) is None
 
 
 def test_reports_still_come_after_the_keys_were_changed(acme: World, settings: Settings) -> None:

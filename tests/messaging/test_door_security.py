@@ -236,6 +236,12 @@ def test_a_body_of_which_no_byte_comes_is_given_up_soon(web: Web, acme: World) -
     assert said.startswith(b"HTTP/1.1 408 ") and 2 < time.monotonic() - began < 3.5
 
 
+def test_a_signature_that_no_body_can_fit_is_refused_before_the_body_comes(web: Web, acme: World) -> None:
+    """Else whoever writes any word into that header has us wait for a body, and hash it."""
+    with web.raw(begun(TestWebhooks().path(acme), {"X-Hub-Signature": "none"}, "Content-Length: 2000")) as one:
+        assert read_to_the_end(one).startswith(b"HTTP/1.1 401 ")
+
+
 def test_of_bodies_that_do_not_come_the_oldest_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_body, "MOST_READERS", 3)
     busy, quiet = Room(1 << 20, Room(1 << 20)), Room(1 << 20)

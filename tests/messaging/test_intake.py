@@ -13,7 +13,8 @@ from django.db import Error as DatabaseError
 from django.db import connection, transaction
 from django.utils import timezone
 
-from connector.salesforce.platform_events import PlatformEvent, Topic
+from connector.infobip import webhooks
+from connector.salesforce.platform_events import PlatformEvent, Topic, parse_event
 from messaging import intake
 from messaging.intake import StreamBatch, receive_stream_batches, take_inbox
 from messaging.models import Conversation, EventSubscription, Inbox, Message, ReceivedEvent, Status
@@ -129,6 +130,37 @@ def test_no_time_that_a_webhook_names_stops_anybody(acme: World, rival: World, a
     odd = Message.objects.get(text="odd")
     assert abs(odd.written_at - timezone.now()) < timedelta(minutes=1)  # the time of its arrival stands in
     assert odd.conversation.window_closes_at is not None
+
+
+def test_a_shape_that_nobody_foresaw_costs_that_result_alone(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = webhooks.parse_result
+
+    def parse_or_fail(result: Any, **more: Any) -> Any:
+        if result["message"]["text"] == "odd":
+            raise KeyError("not foreseen")
+        return parse(result, **more)
+
+    monkeypatch.setattr(webhooks, "parse_result", parse_or_fail)
+    append(acme, written(acme, "before"), written(acme, "odd"), written(acme, "after"))
+    assert take_inbox().taken == 1 and texts() == {"before", "after"}
+    assert ReceivedEvent.objects.get(kind="unreadable").problem == "unforeseen: KeyError"
+
+
+def test_a_shape_that_nobody_foresaw_costs_that_event_alone(acme: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = parse_event
+
+    def parse_or_fail(event: PlatformEvent, topic: Topic) -> Any:
+        if event.record is not None and "odd" in str(event.record):
+            raise KeyError("not foreseen")
+        return parse(event, topic)
+
+    monkeypatch.setattr(intake, "parse_event", parse_or_fail)
+    subscription = subscribe(acme)
+    receive_stream_batches([brought(acme, subscription, "before", "odd", "after")])
+    assert texts() == {"before", "after"}
+    assert ReceivedEvent.objects.get(kind="unreadable").problem == "unforeseen: KeyError"
+    subscription.refresh_from_db()
+    assert bytes(subscription.replay_id) == b"after after"
 
 
 def test_an_account_that_was_removed_meanwhile_stops_nobody(acme: World, rival: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from connector.salesforce.interactions import Delivered
@@ -20,7 +20,7 @@ from messaging.conversations import TemplateMessage, start_outbound
 from messaging.delivery import Result
 from messaging.expiry import expire_waiting
 from messaging.models import Attempt, Circuit, Conversation, Direction, Lane, Message, Outcome, Status
-from messaging.queue import mark_due
+from messaging.queue import NewMessage, append, mark_due
 from messaging.receipts import pending_receipts
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
@@ -297,6 +297,30 @@ def test_a_result_that_cannot_be_recorded_sets_its_lane_aside_in_doubt(acme: Wor
     assert inbound_lane().holder is None and take() == []
 
 
+def test_a_process_sets_no_lane_aside_that_another_holds(acme: World) -> None:
+    """It was frozen meanwhile: what its successor tries is not in doubt."""
+    write(acme, "one")
+    ((claim, message),) = take(holder=ANOTHER)
+    claims.set_aside(claim.lane_id, holder=ME)
+    assert (inbound_lane().holder, inbound_lane().trying) == (ANOTHER, message.id)
+    assert not Attempt.objects.exists()
+
+
+def test_trouble_of_the_database_is_no_fault_of_the_message_that_is_read_just_then(
+    acme: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(acme, "one")
+
+    def be_gone(*_: object, **__: object) -> None:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patched, transaction.atomic():
+        patched.setattr(claims, "take", be_gone)
+        with pytest.raises(OperationalError):
+            claims.set_unreadable_aside(10)
+    assert Message.objects.get().status == Status.PENDING
+
+
 def test_an_end_users_message_that_is_refused_leaves_a_line_for_the_rep(acme: World) -> None:
     write(acme, "one")
     (taken,) = take()
@@ -331,11 +355,51 @@ def test_a_failure_pauses_the_lane_and_an_arrival_does_not_cut_the_pause_short(a
     lane = inbound_lane()
     assert lane.failures == 1 and lane.retry_at is not None
     assert lane.retry_at - timezone.now() > timedelta(seconds=50)
+    paused_until = lane.retry_at
     write(acme, "two")
+    due_at = inbound_lane().due_at
+    assert due_at is not None and due_at >= paused_until, "nor is it looked at in vain meanwhile"
     assert take() == []
     make_due()
     ((_, message),) = take()
     assert message.text == "one", "the message that failed stays in front"
+
+
+def test_what_a_process_that_stops_gives_back_is_due_at_once_and_has_not_failed(acme: World) -> None:
+    write(acme, "one")
+    (taken,) = take()
+    record(ended(taken, Outcome.RETRY, called=False))
+    lane = inbound_lane()
+    assert (lane.holder, lane.failures, lane.retry_at) == (None, 0, None)
+    assert lane.due_at is not None and lane.due_at <= timezone.now()
+
+
+def test_a_lane_that_waits_stays_with_the_endpoint_of_what_is_first_in_it(acme: World) -> None:
+    """Else each arrival takes a lane out from behind the circuit that its first message waits for."""
+    write(acme, "one")
+    lane = inbound_lane()
+    with transaction.atomic():
+        append([_another(lane, endpoint_id=lane.endpoint_id + 1)])
+    assert inbound_lane().endpoint_id == lane.endpoint_id
+    Lane.objects.update(due_at=None)
+    with transaction.atomic():
+        append([_another(lane, endpoint_id=lane.endpoint_id + 1)])
+    assert inbound_lane().endpoint_id == lane.endpoint_id + 1
+
+
+def _another(lane: Lane, *, endpoint_id: int) -> NewMessage:
+    return NewMessage(
+        org_id=lane.org_id,
+        lane_id=lane.pk,
+        conversation_id=lane.conversation_id,
+        direction=Direction.INBOUND,
+        channel_id=lane.conversation.channel_id,
+        sender_id=None,
+        endpoint_id=endpoint_id,
+        source_entry=str(uuid4()),
+        text="another",
+        written_at=timezone.now(),
+    )
 
 
 def test_pauses_double_and_stay_below_the_longest() -> None:

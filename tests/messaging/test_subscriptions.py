@@ -125,6 +125,28 @@ def test_processes_that_look_at_once_share_the_streams(acme: World, rival: World
     assert sorted(claimed) == sorted(EventSubscription.objects.values_list("pk", flat=True))
 
 
+def test_changes_of_sessions_are_read_only_as_long_as_the_org_publishes_them(acme: World) -> None:
+    """A topic that an org does not publish is refused each time that it is asked for."""
+    SalesforceConnection.objects.update(session_changes=True)
+    assert {lease.topic.name for lease in claim()} == {"/event/Infobip_Event__e", SESSION_CHANGES}
+    EventSubscription.objects.update(lease_id=None, leased_until=None)
+    SalesforceConnection.objects.update(session_changes=False)
+    assert {lease.topic.name for lease in claim()} == {"/event/Infobip_Event__e"}
+
+
+def test_where_channels_share_an_event_the_first_says_what_its_fields_are_called(acme: World) -> None:
+    Channel.objects.create(
+        org=acme.org,
+        name="2",
+        channel_address_identifier="2",
+        custom_event_name="Infobip_Event__e",
+        custom_event_type_field="Other__c",
+        custom_event_payload_field="Another__c",
+    )
+    (lease,) = claim()
+    assert (lease.topic.type_field, lease.topic.payload_field) == ("EventType__c", "Payload__c")
+
+
 def test_at_most_as_many_are_claimed_as_are_asked_for(acme: World, rival: World) -> None:
     add_missing()
     assert len(claim_streams(1)) == 1

@@ -13,16 +13,20 @@ from uuid import uuid4
 import pytest
 from django.conf import LazySettings
 from django.db import OperationalError, connection, transaction
+from django.utils import timezone
 from psycopg_pool import PoolTimeout
 
 from messaging import intake, results
 from messaging.circuits import Endpoint
+from messaging.claims import Claim, Waiting
 from messaging.conversations import TemplateMessage, start_outbound
-from messaging.dispatcher import LOOK_SECONDS, Dispatcher, Room, Turn
+from messaging.delivery import Result
+from messaging.dispatcher import LOOK_SECONDS, Dispatcher, Room, Turn, Work
 from messaging.holder import Holder
-from messaging.models import Attempt, Inbox, Lane, Message, Outcome, Status, Upstream
-from messaging.wake import INBOX_CHANNEL, wake
-from messaging.worker import MOST_PARKED, Flight, Worker
+from messaging.models import Attempt, Direction, Inbox, Lane, Message, Outcome, Status, Upstream
+from messaging.receipts import ReceiptBatch
+from messaging.wake import FROM_NO_WORKER, INBOX_CHANNEL, LANES_CHANNEL, wake
+from messaging.worker import ENOUGH, MOST_PARKED, STUCK_SECONDS, Flight, Worker
 from tenants.tenancy import every_org
 from tests.conftest import World, whatsapp_text
 from tests.support.happenings import wait_until
@@ -362,6 +366,109 @@ def test_that_lanes_are_due_is_not_forgotten_while_there_is_no_room(idle: Worker
 def test_who_stops_looks_for_nothing_more(idle: Worker) -> None:
     idle.stopping.set()
     assert dispatch(idle, Turn()) is None
+
+
+def test_a_few_successes_wait_a_moment_for_their_neighbours_many_do_not(
+    idle: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle.calls = 4 * ENOUGH
+    idle.dispatcher.looked_at = time.monotonic()
+    woken = [succeed(idle, monkeypatch) for _ in range(ENOUGH)]
+    assert woken == [False] * (ENOUGH - 1) + [True]
+
+
+def test_where_half_the_room_is_taken_a_success_is_written_down_at_once(
+    idle: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next message of its lane, and of others, waits for that."""
+    idle.dispatcher.looked_at = time.monotonic()
+    call(idle, seconds_ago=0.0)
+    assert not succeed(idle, monkeypatch)
+    call(idle, seconds_ago=0.0)
+    assert succeed(idle, monkeypatch)
+
+
+def a_work() -> Work:
+    claim = Claim(1, 1, 1, Direction.OUTBOUND, 1, 1, 0)
+    message = Waiting(1, 1, 1, uuid4(), "hello", timezone.now(), False, None, None, "385991234567")
+    return Work(claim, cast(Any, None), message)
+
+
+def send(worker: Worker, work: Work, ends: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let a call end in this way; gives what is to be written down of it."""
+
+    async def end(*_: object) -> Any:
+        return ends()
+
+    monkeypatch.setattr("messaging.worker._call", end)
+    worker.caller = cast(Any, None)
+    worker.loop.run_until_complete(worker._send(Flight(work)))
+    return worker.unwritten[-1]
+
+
+def succeed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Let a call succeed; tells whether the loop is woken for it at once."""
+    work = a_work()
+    assert work.message is not None
+    send(worker, work, lambda: Result(work.claim, cast(Any, work.message), Outcome.SENT, 1), monkeypatch)
+    return worker.woken.is_set()
+
+
+def fail() -> Any:
+    raise RuntimeError("not foreseen")
+
+
+def test_of_a_call_that_fails_in_an_unforeseen_way_nobody_knows_what_came_of_it(
+    idle: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message may have left: it is in doubt, and its lane goes on."""
+    result = send(idle, a_work(), fail, monkeypatch)
+    assert (result.outcome, result.called) == (Outcome.IN_DOUBT, True)
+
+
+def test_receipts_whose_report_fails_in_an_unforeseen_way_are_reported_again(
+    idle: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(a_work().claim, cast(Any, None), batch=ReceiptBatch("c", "u", 1, acknowledged=[(1, Status.READ)]))
+    outcome = send(idle, work, fail, monkeypatch)
+    assert outcome.settled == [] and outcome.again_after == 1.0
+
+
+def test_a_worker_whose_dispatcher_stands_still_does_not_go_on(idle: Worker) -> None:
+    assert idle._goes_on()
+    idle.turned_at -= STUCK_SECONDS
+    assert not idle._goes_on()
+    dispatch(idle, Turn())
+    assert idle._goes_on()
+
+
+def test_of_what_another_worker_has_taken_in_only_the_lanes_hear(idle: Worker) -> None:
+    """It is messages: sessions and hand-overs have nothing to do."""
+    heard: list[str] = []
+    idle.wake_also = lambda: heard.append("also")
+    idle._hear(LANES_CHANNEL, "102")
+    idle._hear(INBOX_CHANNEL, "")
+    assert heard == [] and idle.inbox.is_set()
+    idle._hear(LANES_CHANNEL, FROM_NO_WORKER)
+    assert heard == ["also"]
+
+
+def test_taking_in_goes_on_after_whatever_it_stumbled_over(
+    acme: World, infobip: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_inbox, failures = intake.take_inbox, [OperationalError("gone"), RuntimeError("not foreseen")]
+
+    def take_or_fail() -> intake.Turn:
+        if failures:
+            raise failures.pop()
+        return take_inbox()
+
+    monkeypatch.setattr(intake, "take_inbox", take_or_fail)
+    result = whatsapp_text("hello", to=acme.sender.number, message_id="wamid.1")
+    Inbox.objects.create(org_id=acme.org.pk, account_id=acme.account.pk, body=json.dumps({"results": [result]}).encode())
+    with working():
+        wait_until(lambda: Message.objects.filter(text="hello").exists())
+    assert failures == []
 
 
 def test_other_workers_are_woken_only_where_there_is_enough_for_them(idle: Worker) -> None:

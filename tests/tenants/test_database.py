@@ -348,3 +348,19 @@ def test_trouble_that_lasts_is_a_line_at_once_and_one_now_and_then(monkeypatch: 
     monkeypatch.setattr(repeats, "_kinds", {kind: (0.0, count) for kind, (_, count) in repeats._kinds.items()})
     note_trouble("database trouble", refused)
     assert lines[-1]["repeated"] == 49
+
+
+def test_another_kind_of_trouble_is_a_line_at_once_and_never_what_somebody_wrote(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_troubles", {})
+    lines: list[dict[str, object]] = []
+    told = SimpleNamespace(warning=lambda event, **facts: lines.append({"event": event, **facts}))
+    monkeypatch.setattr(database, "log", told)
+    refused = OperationalError("connection refused")
+    refused.__cause__ = psycopg.OperationalError("connection refused")
+    too_long = OperationalError("a secret")
+    too_long.__cause__ = psycopg.errors.DiskFull("a secret")  # one that the server sent, whose words may hold a value
+    for error in (refused, too_long, refused, too_long):
+        note_trouble("database trouble", error)
+    assert [(line["code"], line.get("why")) for line in lines] == [("", "connection refused"), ("53100", None)]
