@@ -87,6 +87,7 @@ class Control:
         post("/control/phone/messages", self.phone_writes)
         post("/control/phone/batch", self.post_batch)
         post("/control/phone/open", self.open_chat)
+        post("/control/phone/window/close", self.close_window)
         post("/control/console/replies", self.rep_replies)
         post("/control/console/end", self.end_session)
         post("/control/console/delete", self.delete_session)
@@ -244,6 +245,15 @@ class Control:
             raise Wrong(404, f"There is no phone of {user}.")
         self.world.open_chat = (org.id, user)
         self.infobip.open_chat(phones)
+        return answer(200, {})
+
+    async def close_window(self, request: web.Request) -> web.StreamResponse:
+        """Let an end user's 24 hours be over: what is sent to them is taken, and then reported as not delivered."""
+        body = await read(request)
+        org, user = self.org(body), str(body.get("user"))
+        for phone in self.world.phones.values():
+            if phone.org is org and phone.user == user:
+                phone.written_at = None
         return answer(200, {})
 
     async def rep_replies(self, request: web.Request) -> web.StreamResponse:

@@ -31,7 +31,8 @@ class Journey:
     def __init__(self, stack: Stack, companies: list[Company]) -> None:
         self.stack, self.companies = stack, companies
         self.acme, self.rival = companies[:2]
-        self.began = self.call("GET", "/control/journal?after=0")["last"]
+        self.read_until: int = self.call("GET", "/control/journal?after=0")["last"]
+        self.entries: list[Entry] = []
 
     def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         answer: dict[str, Any] = self.stack.control(method, path, body)
@@ -58,10 +59,12 @@ class Journey:
     def seen(self, kind: str, **facts: object) -> list[Entry]:
         """Give the journal's entries of a kind since the test began, oldest first; `sender` stands for its `from`."""
         facts = {"from" if name == "sender" else name: value for name, value in facts.items()}
-        entries = self.call("GET", f"/control/journal?after={self.began}")["entries"]
+        journal = self.call("GET", f"/control/journal?after={self.read_until}")  # what was read before does not change
+        self.entries += journal["entries"]
+        self.read_until = journal["last"]
         return [
             entry
-            for entry in entries
+            for entry in self.entries
             if entry["kind"] == kind and all(entry.get(name) == value for name, value in facts.items())
         ]
 
