@@ -13,11 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
-from django.test import Client
+from django.test import Client, TransactionTestCase
 
 from tenants import tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.tenancy import every_org
+from tests.support.emptying import empty_tables
+
+TransactionTestCase._fixture_teardown = empty_tables  # type: ignore[method-assign]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a database of its own in Valkey, as in PostgreSQL
     settings.REDIS_URL = f"{settings.REDIS_URL.rpartition('/')[0]}/{int(worker.removeprefix('gw')) + 1}"
