@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client, TransactionTestCase
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from tenants import tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
@@ -25,6 +26,20 @@ TransactionTestCase._fixture_teardown = empty_tables  # type: ignore[method-assi
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a database of its own in Valkey, as in PostgreSQL
     settings.REDIS_URL = f"{settings.REDIS_URL.rpartition('/')[0]}/{int(worker.removeprefix('gw')) + 1}"
 
+_static_files: dict[str, Any] = {}
+
+
+def _look_for_static_files_once(
+    self: WhiteNoiseMiddleware, look: Callable[[WhiteNoiseMiddleware], None] = WhiteNoiseMiddleware.add_files_from_finders
+) -> None:
+    if not _static_files:
+        look(self)
+        _static_files.update(self.files)
+    self.files = _static_files
+
+
+# each client of a test makes the middleware anew, and would list and open the two hundred files that packages bring
+WhiteNoiseMiddleware.add_files_from_finders = _look_for_static_files_once
 
 UNLIMITED = " -c statement_timeout=0"
 
