@@ -3,8 +3,11 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from django.db import connection
 from django.test import Client, TransactionTestCase
 from whitenoise.middleware import WhiteNoiseMiddleware
 
+from devstack.version import ROOT
 from tenants import tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.tenancy import every_org
@@ -40,6 +44,15 @@ def _look_for_static_files_once(
 
 # each client of a test makes the middleware anew, and would list and open the two hundred files that packages bring
 WhiteNoiseMiddleware.add_files_from_finders = _look_for_static_files_once
+
+def pytest_collection() -> None:
+    """Import a share of the tests first: what pytest makes of a file is kept, so that one process has the work, not five."""
+    if worker:
+        files = sorted(Path(__file__).parent.rglob("test_*.py"))
+        for file in files[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
+            with suppress(Exception):  # who collects it says so
+                import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+
 
 UNLIMITED = " -c statement_timeout=0"
 
