@@ -9,7 +9,9 @@ from django.core.management import call_command
 from django.db import connection
 from psycopg import sql
 
-_LOCK = 7_105_219  # an advisory lock of the server: alone to make or drop the template, shared by those that may copy it
+# advisory locks of the server
+_MAKING = 7_105_219  # one process at a time makes or drops it
+_IN_USE = 7_105_220  # shared by all processes that may copy it
 
 
 @contextmanager
@@ -19,15 +21,15 @@ def template() -> Iterator[str]:
     parameters = connection.get_connection_params()
     known = {each: parameters[each] for each in ("host", "port", "user", "password", "dbname") if each in parameters}
     with psycopg.connect(**known, autocommit=True) as server:
-        server.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        server.execute("SELECT pg_advisory_lock(%s)", [_MAKING])
         if server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
             server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             _migrate(name)
-        server.execute("SELECT pg_advisory_lock_shared(%s)", [_LOCK])
-        server.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+        server.execute("SELECT pg_advisory_lock_shared(%s), pg_advisory_unlock(%s)", [_IN_USE, _MAKING])
         yield name
-        server.execute("SELECT pg_advisory_unlock_shared(%s)", [_LOCK])
-        if server.execute("SELECT 1 WHERE pg_try_advisory_lock(%s)", [_LOCK]).fetchone():
+        server.execute("SELECT pg_advisory_lock(%s), pg_advisory_unlock_shared(%s)", [_MAKING, _IN_USE])
+        [(is_last,)] = server.execute("SELECT pg_try_advisory_lock(%s)", [_IN_USE]).fetchall()
+        if is_last:
             server.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
 
