@@ -9,15 +9,14 @@ from django.core.management import call_command
 from django.db import connection
 from psycopg import sql
 
-# advisory locks of the server
-_MAKING = 7_105_219  # one process at a time makes or drops it
-_IN_USE = 7_105_220  # shared by all processes that may copy it
+_MAKING = 7_105_219  # an advisory lock of the server: one process at a time makes or drops a template
 
 
 @contextmanager
 def template() -> Iterator[str]:
     """Give the name of a database with all tables and no rows; the run's first process makes it, its last one drops it."""
-    name = f"template_{os.environ['PYTEST_XDIST_TESTRUNUID']}"
+    run = os.environ["PYTEST_XDIST_TESTRUNUID"]
+    name, in_use = f"template_{run}", int(run[:8], 16)  # a lock that all processes of the run share
     parameters = connection.get_connection_params()
     known = {each: parameters[each] for each in ("host", "port", "user", "password", "dbname") if each in parameters}
     with psycopg.connect(**known, autocommit=True) as server:
@@ -25,10 +24,10 @@ def template() -> Iterator[str]:
         if server.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
             server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             _migrate(name)
-        server.execute("SELECT pg_advisory_lock_shared(%s), pg_advisory_unlock(%s)", [_IN_USE, _MAKING])
+        server.execute("SELECT pg_advisory_lock_shared(%s), pg_advisory_unlock(%s)", [in_use, _MAKING])
         yield name
-        server.execute("SELECT pg_advisory_lock(%s), pg_advisory_unlock_shared(%s)", [_MAKING, _IN_USE])
-        [(is_last,)] = server.execute("SELECT pg_try_advisory_lock(%s)", [_IN_USE]).fetchall()
+        server.execute("SELECT pg_advisory_lock(%s), pg_advisory_unlock_shared(%s)", [_MAKING, in_use])
+        [(is_last,)] = server.execute("SELECT pg_try_advisory_lock(%s)", [in_use]).fetchall()
         if is_last:
             server.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
