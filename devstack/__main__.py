@@ -47,7 +47,7 @@ def main() -> int:
     try:
         if options.what == "demo":
             return demo(check=options.check, empty=options.empty)
-        with Stack(sandbox=False, processes=()) as stack:
+        with Stack(sandbox=False, processes=(), fsync=False) as stack:  # its data end with the command
             return stack.run(options.command)
     except StackError as exc:
         print(exc, file=sys.stderr)

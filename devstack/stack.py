@@ -78,6 +78,7 @@ class Stack(Family):
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
+            "PYTHONDONTWRITEBYTECODE": "",  # where it is set, each process would compile the same files again
             "SECRET_KEY": os.environ.get("SECRET_KEY") or secrets.token_urlsafe(40),
             "FIELD_ENCRYPTION_KEYS": os.environ.get("FIELD_ENCRYPTION_KEYS") or Fernet.generate_key().decode(),
             "PUBLIC_URL": self.web_url,

@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,23 +16,60 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
-from django.test import Client
+from django.test import Client, TransactionTestCase
+from whitenoise.middleware import WhiteNoiseMiddleware
 
+from devstack.version import ROOT
 from tenants import repeats, tokens
 from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
 from tenants.tenancy import every_org
+from tests.support.emptying import empty_tables
+from tests.support.template import template
+
+TransactionTestCase._fixture_teardown = empty_tables  # type: ignore[attr-defined]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a database of its own in Valkey, as in PostgreSQL
     settings.REDIS_URL = f"{settings.REDIS_URL.rpartition('/')[0]}/{int(worker.removeprefix('gw')) + 1}"
+
+_static_files: dict[str, Any] = {}
+
+
+def _look_for_static_files_once(
+    self: WhiteNoiseMiddleware, look: Callable[[WhiteNoiseMiddleware], None] = WhiteNoiseMiddleware.add_files_from_finders
+) -> None:
+    if not _static_files:
+        look(self)
+        _static_files.update(self.files)
+    self.files = _static_files
+
+
+# each client of a test makes the middleware anew, and would list and open the two hundred files that packages bring
+WhiteNoiseMiddleware.add_files_from_finders = _look_for_static_files_once
+
+
+def pytest_collection() -> None:
+    """Import a share of the tests first: what pytest makes of a file is kept, so that one process has that work."""
+    if worker:
+        files = sorted(Path(__file__).parent.rglob("test_*.py"))
+        for file in files[int(worker.removeprefix("gw")) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
+            with suppress(Exception):  # who collects it says so
+                import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
 
 
 UNLIMITED = " -c statement_timeout=0"
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, django_db_blocker: Any
+) -> Iterator[None]:
     """Let the making of the tests' database take as long as it takes: several runs may make theirs at once."""
     connection.settings_dict["OPTIONS"]["options"] += UNLIMITED
+    with ExitStack() as as_long:
+        if worker:
+            with django_db_blocker.unblock():
+                connection.settings_dict["TEST"]["TEMPLATE"] = as_long.enter_context(template())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from tests.contracts.published import MESSAGES_API, load
 from tests.payloads import load as recorded
 from tests.payloads import names
 
-models = pytest.importorskip("infobip_api_client.models", reason="infobip-api-python-client is not installed")
-
 MODELS = {
     "MO": "MessagesApiIncomingMessage",
     "DELIVERY": "MessagesApiDeliveryReport",
@@ -20,6 +18,8 @@ MODELS = {
 
 
 def _loaded(body: Any) -> Any:
+    # not above: its 700 classes take two seconds to build, in each process that collects tests
+    models = pytest.importorskip("infobip_api_client.models", reason="infobip-api-python-client is not installed")
     return getattr(models, MODELS[body["results"][0]["event"]]).from_dict(body)
 
 
