@@ -39,6 +39,7 @@ class Result:
     seconds: float = 0.0  # the call took
     called: bool = True  # False: nothing was sent, so it was no try
     given_up: str = ""  # why it is not tried again, in words for the rep
+    waited: float = 0.0  # seconds since it was accepted, where it is to be tried again
     session_over: bool = False  # Salesforce says that the session that the message was for has ended
 
     @property

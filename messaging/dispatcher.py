@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import structlog
 from django.db import transaction
 
-from messaging import circuits, claims, receipts, results
+from messaging import circuits, claims, overdue, receipts, results
 from messaging.circuits import Endpoint
 from messaging.claims import Claim, Given, Pause, Share, Waiting
 from messaging.conversations import choose_senders
@@ -71,6 +71,7 @@ class Dispatcher:
     def __init__(self, holder: Holder, calls: int, stopping: threading.Event) -> None:
         self.holder, self.calls, self.stopping = holder, calls, stopping
         self.routes = Routes()
+        self.waiting = overdue.OpenCircuits()
         self.uncertain = False  # a turn failed, and may have been committed all the same
         self.judged_at = self.expired_at = self.looked_at = self.probed_at = 0.0
 
@@ -138,10 +139,11 @@ class Dispatcher:
         return freed > 0
 
     def _expire(self) -> None:
-        """Give up what has waited too long, now and then."""
+        """Give up what has waited too long, and tell reps of what waits, now and then."""
         if time.monotonic() - self.expired_at >= EXPIRE_SECONDS:
             self.expired_at = time.monotonic()
             expire_waiting()
+            self.waiting.tell_reps()
 
     def _prepare(self, taken: Sequence[tuple[Claim, Waiting | None]]) -> list[Work]:
         """Find the route of each message, and what is to be reported where receipts are due."""

@@ -196,9 +196,13 @@ def pending_receipts(conversation_ids: Sequence[int]) -> dict[int, ReceiptBatch]
 
 def failure_notice(text: str, reason: str) -> str:
     """Write the line that shows a rep what did not arrive; the mark is one that no end user's text can hold."""
+    return f"{MARK} Not delivered: {quoted(text)} — {reason}."
+
+
+def quoted(text: str) -> str:
+    """Quote the beginning of a message, in one line."""
     begun = " ".join(text.split())
-    quoted = f"“{begun[:60]}…”" if len(begun) > 60 else f"“{begun}”" if begun else "Your message"
-    return f"{MARK} Not delivered: {quoted} — {reason}."
+    return f"“{begun[:60]}…”" if len(begun) > 60 else f"“{begun}”" if begun else "Your message"
 
 
 def _state_of_whole(states: Iterable[str]) -> Status | None:

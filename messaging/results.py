@@ -10,11 +10,12 @@ import structlog
 
 from connector.events import MARK, clean
 from connector.salesforce.interactions import Delivered
-from messaging import circuits, claims, receipts, retry, sessions
+from messaging import circuits, claims, overdue, receipts, retry, sessions
 from messaging.circuits import UPSTREAM_OF, Call, Endpoint
 from messaging.claims import Given, Pause, Waiting
 from messaging.delivery import Result
 from messaging.models import NOTICE, Direction, Outcome, Status
+from messaging.overdue import OVERDUE_SECONDS, Overdue
 from messaging.query import query, records
 from messaging.queue import append_own, mark_due
 from messaging.receipts import ReceiptOutcome
@@ -110,9 +111,10 @@ def _decide(failed: Sequence[Result]) -> None:
             [each.message.id for each in failed],
         ],
     )
-    reasons = {message_id: retry.why_given_up(retry.History(*history)) for message_id, *history in rows}
+    found = {message_id: retry.History(*history) for message_id, *history in rows}
     for each in failed:
-        each.given_up = reasons.get(each.message.id, "")
+        if (history := found.get(each.message.id)) is not None:
+            each.given_up, each.waited = retry.why_given_up(history), history.age_seconds
 
 
 def _keep_attempts(results: Sequence[Result]) -> None:
@@ -202,6 +204,7 @@ def _end_sessions(results: Iterable[Result]) -> None:
 def _tell_reps(results: Sequence[Result]) -> None:
     """Make sure that nothing is given up unseen: what a rep wrote is reported as failed, and of what an end user wrote a
     line in the conversation says that it is missing."""
+    overdue.tell([_overdue(each) for each in results if _waits_too_long(each)])
     for each in results:
         if each.outcome is not Outcome.REFUSED and not each.given_up:
             continue
@@ -217,6 +220,16 @@ def _tell_reps(results: Sequence[Result]) -> None:
                 f"missing:{each.message.uuid}",
                 f"{MARK} A message of {each.message.written_at:%H:%M} UTC could not be shown here — {reason}.",
             )
+
+
+def _waits_too_long(result: Result) -> bool:
+    written_by_rep = result.claim.direction is Direction.OUTBOUND and not result.message.ours
+    return written_by_rep and not result.given_up and result.waited > OVERDUE_SECONDS
+
+
+def _overdue(result: Result) -> Overdue:
+    claim, message = result.claim, result.message
+    return Overdue(claim.org_id, claim.conversation_id, message.channel_id, message.uuid, message.text, result.detail)
 
 
 def mark_receipts_due(org_id: int, conversation_id: int, channel_id: int) -> None:

@@ -26,6 +26,7 @@ from messaging.delivery import Result
 from messaging.expiry import expire_waiting
 from messaging.intake import StreamBatch, receive_stream_batches
 from messaging.models import EventSubscription, Message, Outcome
+from messaging.overdue import OpenCircuits
 from messaging.receipts import pending_receipts
 from messaging.sessions import Opening
 from templates_ui import panel
@@ -131,6 +132,7 @@ LOOPS: dict[str, Callable[[], Any]] = {
     "freeing the lanes of the dead": free_the_dead,
     "setting unreadable messages aside": lambda: claims.set_unreadable_aside(8),
     "expiring what waits behind open circuits": expire_waiting,
+    "telling reps of what waits behind open circuits": lambda: OpenCircuits().tell_reps(),
     "reading receipts": lambda: pending_receipts(list(range(1, 2 * rows.DUE))),
     "attending to sessions": due_sessions.process_due,
     "claiming hand-overs": lambda: handover.claim(8),
