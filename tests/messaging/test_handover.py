@@ -118,7 +118,8 @@ def import_all(work: Handover) -> Handover:
     for _ in range(6):
         if work.state not in (Handover.State.CALLED, Handover.State.READING):
             break
-        Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(seconds=4))
+        if work.state == Handover.State.READING:
+            Handover.objects.filter(pk=work.pk).update(held_at=timezone.now() - timedelta(seconds=4))
         step(work)
     return work
 
@@ -296,7 +297,7 @@ def test_who_took_the_hand_over_up_meanwhile_decides(chatbot: World, infobip: re
     tell(infobip, [line("Hi")])
     work = step(call(chatbot))
     Handover.objects.filter(pk=work.pk).update(
-        due_at=timezone.now(), found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=5)
+        due_at=timezone.now(), found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=5)
     )
     (lost,) = handover.claim(1)
     Handover.objects.filter(pk=work.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
@@ -345,6 +346,7 @@ def test_a_second_hand_over_brings_only_what_is_new(chatbot: World, infobip: res
     tell(infobip, [first])
     work = import_all(call(chatbot))
     open_session(work)
+    write(chatbot, "to the rep")
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
     due_sessions.process_due()
     Message.objects.update(status=Status.SENT)
@@ -540,7 +542,7 @@ def test_a_transcript_that_cannot_be_written_does_not_hold_back_the_customer_for
     tell(infobip, [line("Hi")])
     work = step(call(chatbot))
     write(chatbot, "are you there?")
-    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=4))
     fail_until_given_up(work)
     assert work.state == Handover.State.RELAYED and "ZoneInfoNotFoundError" in work.problem
     assert waiting() == [f"{MARK} The conversation with the chatbot could not be read", "are you there?"]
@@ -552,7 +554,7 @@ def test_what_the_database_refuses_of_one_hand_over_ends_it_and_lets_the_custome
     tell(infobip, [line("Hi")])
     work = step(call(chatbot))
     write(chatbot, "are you there?")
-    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=4))
     refuse = "ALTER TABLE messaging_message ADD CONSTRAINT refused CHECK (source_entry NOT LIKE 'handover:%') NOT VALID"
     with connection.cursor() as cursor:
         cursor.execute(refuse)
@@ -706,7 +708,7 @@ TAKEN = {"conversationIdentifier": "c0a2c1b4", "messagingSessionId": SESSION}
 def ready(work: Handover) -> Handover:
     """Bring a hand-over to where its transcript is passed on."""
     step(work)
-    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=4))
     return work
 
 
