@@ -100,7 +100,7 @@ def _look(handover: Handover, account: InfobipAccount) -> Step:
             name=handover.attributes.get("customerName", ""),
             language=handover.language,
             sender=sender.pk,
-            written_at=last.at,
+            written_at=min(last.at, timezone.now()),
         )
         held_at = hold(handover.org_id, conversation_id)
         Handover.objects.filter(pk=handover.pk).update(conversation_id=conversation_id, held_at=held_at)

@@ -120,11 +120,19 @@ def settle_lines(handover: Handover, form: str) -> None:
 
 
 def entries_of(handover: Handover) -> list[Entry]:
-    """Give the lines that the rep reads in the transcript, in order."""
+    """Give the lines that the rep reads in the transcript, in order; none is of a time ahead of our clock."""
     shown = _lines(handover).filter(handover_id=handover.pk, state=TranscriptLine.State.SHOWN).order_by("at", "ordinal")
+    lines = list(shown)
+    read_at = max((line.read_at for line in lines), default=None)
     return [
-        Entry(Author(line.author), line.text, line.at, line.channel_id or f"infobip:{line.infobip_id}", line.infobip_id)
-        for line in shown
+        Entry(
+            Author(line.author),
+            line.text,
+            min(line.at, read_at or line.at),
+            line.channel_id or f"infobip:{line.infobip_id}",
+            line.infobip_id,
+        )
+        for line in lines
     ]
 
 

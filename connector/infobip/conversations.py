@@ -10,7 +10,7 @@ from urllib.parse import quote
 from connector.http import RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
 from connector.infobip.content import conversation_line
-from connector.payload import objects_of, optional_object, optional_text, parse_time
+from connector.payload import AHEAD, objects_of, optional_object, optional_text, parse_time
 from connector.phone import address_of
 
 PAGE = 250  # of at most 999, so that a page of long texts stays far below the longest answer that we read
@@ -31,7 +31,10 @@ _AUTHORS = {"CUSTOMER": Author.END_USER, "BOT": Author.CHATBOT, "AGENT": Author.
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One message of a transcript that somebody saw; ``end_user`` and ``sender`` are the two numbers."""
+    """One message of a transcript that somebody saw; ``end_user`` and ``sender`` are the two numbers.
+
+    ``at`` is by Infobip's clock, which may be a day ahead of ours.
+    """
 
     id: str
     author: Author
@@ -75,7 +78,9 @@ def read_page(client: InfobipClient, conversation: str, page: int, *, after: dat
     body = _get(client, f"{_path(conversation)}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
     listed = body.get("messages")
     messages = listed if isinstance(listed, list) else []
-    first = next(filter(None, (parse_time(each.get("createdAt")) for each in objects_of(body, "messages"))), None)
+    first = next(
+        filter(None, (parse_time(each.get("createdAt"), ahead=AHEAD) for each in objects_of(body, "messages"))), None
+    )
     last_at = after or first or datetime.now(UTC)
     lines = []
     for place, message in enumerate(messages, page * PAGE):
@@ -144,5 +149,6 @@ def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
     if author is None or not text or not 0 < len(message_id) <= LONGEST_ID:
         return None
     ours, theirs = ("to", "from") if inbound else ("from", "to")
-    at = parse_time(message.get("createdAt")) or after
+    # also where their clock is ahead of ours: it is their order that times tell
+    at = parse_time(message.get("createdAt"), ahead=AHEAD) or after
     return Line(message_id, author, text, at, address_of(message.get(theirs)), address_of(message.get(ours)))
