@@ -223,6 +223,21 @@ def test_of_a_transcript_that_cannot_be_read_the_end_users_own_words_are_relayed
     assert waiting()[1:] == ["Hi", "A person, please", "are you there?"]
 
 
+def test_of_a_transcript_that_cannot_be_written_so_are_those_that_were_found_in_it(
+    chatbot: World, infobip: responses.RequestsMock
+) -> None:
+    chatbot.channel.transcript, chatbot.channel.time_zone = TranscriptForm.COMPACT, "Nowhere/Land"
+    chatbot.channel.save()
+    asked = line("A person, please")
+    hear(chatbot, asked, "wamid.1")
+    tell(infobip, [asked])
+    work = step(call(chatbot))
+    for _ in range(handover.MOST_FAILURES + 1):
+        step(work)
+    assert work.state == Handover.State.RELAYED and work.settled
+    assert waiting()[1:] == ["A person, please"]
+
+
 # order
 
 
@@ -345,6 +360,28 @@ def test_a_second_hand_over_of_the_same_conversation_repeats_nothing_and_leaves_
     assert waiting() == [BEGIN, "me again", "yes", END]
 
 
+@pytest.mark.parametrize("ids_are_kept", [True, False])
+def test_a_second_compact_transcript_has_only_what_is_new(
+    chatbot: World, infobip: responses.RequestsMock, ids_are_kept: bool
+) -> None:
+    chatbot.channel.transcript, chatbot.channel.at_end = TranscriptForm.COMPACT, AtEnd.LEAVE
+    chatbot.channel.save()
+    # where ids are kept, its clock is ahead: by times, what was said would be of after the session
+    ahead = 60 if ids_are_kept else -60
+    old = [line("Hi", at=stamp(ahead)), line("What can I do for you?", by="BOT", at=stamp(ahead))]
+    tell(infobip, old)
+    work = import_all(call(chatbot))
+    Message.objects.update(status=Status.SENT)
+    Handover.objects.filter(pk=work.pk).update(state=Handover.State.ENDED, ended_at=timezone.now())
+    sessions.give_to_chatbot(chatbot.org.pk, work.conversation_id or 0)
+    if not ids_are_kept:
+        TranscriptLine.objects.all().delete()
+    tell(infobip, [*old, line("me again", at=stamp(60))])
+    import_all(call(chatbot))
+    (text,) = waiting()
+    assert text.startswith(BEGIN) and text.endswith("me again") and len(text.splitlines()) == 2
+
+
 def test_lines_of_a_hand_over_of_which_no_ids_are_kept_are_known_by_their_messages_and_times(
     chatbot: World, infobip: responses.RequestsMock
 ) -> None:
@@ -422,12 +459,15 @@ def test_who_lost_the_lease_keeps_no_page(chatbot: World, infobip: responses.Req
     asked = line("A person, please")
     tell(infobip, [asked])
     work = step(call(chatbot))
-    Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
-    (lost,) = handover.claim(1)
-    Handover.objects.filter(pk=work.pk).update(lease_id=uuid4())
-    work.lease_id = lost.lease_id
-    handover.carry_on(lost)
-    assert not TranscriptLine.objects.exists()
+
+    def taken_over(_request: PreparedRequest) -> tuple[int, dict[str, str], str]:
+        Handover.objects.filter(pk=work.pk).update(lease_id=uuid4())
+        return 200, {}, json.dumps({"messages": [asked], "pagination": {"totalItems": 1}})
+
+    infobip.remove("GET", URL)
+    infobip.add_callback("GET", URL, taken_over)
+    step(work)
+    assert not TranscriptLine.objects.exists() and work.page_at is None
 
 
 def test_the_texts_of_a_transcript_are_not_kept_beside_the_messages(
