@@ -25,8 +25,8 @@ from connector.events import clean
 from connector.http import ApiError, time_limit
 from connector.phone import address_of
 from messaging.batches import brief_connection, brief_transaction, in_words
-from messaging.handover_steps import STEPS, CannotGoOn, LeaseLost, Step, end_if_over, go_on_without_transcript
-from messaging.leases import Leases
+from messaging.handover_steps import STEPS, CannotGoOn, Step, end_if_over, go_on_without_transcript
+from messaging.leases import LeaseLost, Leases
 from messaging.models import Handover
 from messaging.query import query
 from messaging.retry import backoff_seconds
@@ -308,4 +308,5 @@ def _is_given_up(handover: Handover, exc: Exception) -> bool:
     now = timezone.now()
     if handover.state == Handover.State.ENDING:
         return handover.ended_at is None or now - handover.ended_at > LONGEST_ENDING
-    return now - (handover.held_at or handover.called_at) > LONGEST_READING
+    answered = handover.page_at or handover.held_at or handover.called_at  # a long transcript takes its time
+    return now - answered > LONGEST_READING

@@ -2,8 +2,9 @@
 
 1. CALLED: the conversation is looked at. It must exist, and the end user must take part; then it is the reps', and
    what the end user writes from now on is held.
-2. READING: the transcript is read until it holds the last line that we know of, and then once more, for it lags; then it
-   goes below what is held as messages of the lane, or to Salesforce's history where channel and org permit it.
+2. READING: the transcript is read, page after page, until it holds all that was left to it, and then once more, for it
+   lags. It is settled which lines the rep reads in it (settling.py); then it goes below what is held as messages of the
+   lane, or to Salesforce's history where channel and org permit it. What is not in it follows.
 3. RELAYED, while the session goes on. When it ends, sessions.py makes it
 4. ENDING: once the closing text has left, the conversation at Infobip is closed, so that the chatbot has the next message.
 
@@ -22,10 +23,10 @@ from django.utils import timezone
 from connector.events import strip_mark
 from connector.http import ApiError, RequestRejected
 from connector.infobip import conversations
-from connector.infobip.conversations import Author, ConversationUnknown
+from connector.infobip.conversations import ConversationUnknown
 from connector.phone import spellings_of
 from connector.salesforce.interactions import NOT_UNIQUE, HistoryRefused, InteractionClient, PastEntry
-from messaging import sessions, transcript
+from messaging import sessions, settling, transcript
 from messaging.batches import brief_connection, brief_transaction
 from messaging.circuits import endpoint_of
 from messaging.conversations import begin_conversation
@@ -37,8 +38,8 @@ from tenants.models import AtEnd, InfobipAccount, SalesforceConnection, Transcri
 
 log = structlog.get_logger(__name__)
 
-IMPORT_SECONDS = 10.0  # of one step, after which the next one goes on: the lease is for a step
-IMPORT_LEASE_SECONDS = 30.0
+READ_SECONDS = 10.0  # of one step, after which the next one goes on: the lease is for a step
+IMPORT_SECONDS = 10.0
 ONCE_MORE = timedelta(seconds=0.5)
 LONGEST_LAG = timedelta(seconds=20)
 UNKNOWN_FOR = timedelta(seconds=10)  # a conversation that has just begun may be unknown as long
@@ -60,10 +61,6 @@ class Step:
     wake: bool = False  # lanes have work now
 
 
-class LeaseLost(Exception):
-    """Somebody else has taken the hand-over up: nothing of ours is written."""
-
-
 class CannotGoOn(Exception):
     """What no repetition can help; the text says why."""
 
@@ -76,11 +73,11 @@ def _look(handover: Handover, account: InfobipAccount) -> Step:
     """Find out whether the conversation is what the call says, and give it to the reps."""
     young = timezone.now() - handover.called_at < UNKNOWN_FOR
     try:
-        lines = conversations.read_transcript(account.client(), handover.infobip_conversation)
+        lines = conversations.read_newest(account.client(), handover.infobip_conversation)
     except ConversationUnknown:
         return Step(timedelta(seconds=1)) if young else _refused("Infobip knows no conversation of this id in this account")
     end_user = spellings_of(handover.end_user)
-    written = [line for line in lines if line.author is Author.END_USER and line.end_user in end_user]
+    written = [line for line in lines if line.end_user in end_user]
     if not written:
         if young:
             return Step(timedelta(seconds=1))
@@ -103,7 +100,7 @@ def _look(handover: Handover, account: InfobipAccount) -> Step:
             name=handover.attributes.get("customerName", ""),
             language=handover.language,
             sender=sender.pk,
-            written_at=last.at,
+            written_at=min(last.at, timezone.now()),
         )
         held_at = hold(handover.org_id, conversation_id)
         Handover.objects.filter(pk=handover.pk).update(conversation_id=conversation_id, held_at=held_at)
@@ -113,19 +110,19 @@ def _look(handover: Handover, account: InfobipAccount) -> Step:
 
 def _read(handover: Handover, account: InfobipAccount) -> Step:
     """Read the transcript, and pass it on when it is complete."""
-    assert handover.held_at is not None
-    lines = conversations.read_transcript(account.client(), handover.infobip_conversation)
-    now = timezone.now()
-    with brief_connection():
-        if handover.complete_at is None:
-            if not transcript.holds_last_known(handover, lines) and now - handover.held_at < LONGEST_LAG:
+    if not handover.settled:
+        if not _read_on(handover, account):
+            return Step(timedelta())
+        with brief_connection():
+            if not settling.is_complete(handover) and settling.age(handover) < LONGEST_LAG:
                 return Step(ONCE_MORE)
             if handover.found_at is None:
-                Handover.objects.filter(pk=handover.pk).update(found_at=now)
+                Handover.objects.filter(pk=handover.pk).update(found_at=timezone.now())
                 return Step(ONCE_MORE)
-            Handover.objects.filter(pk=handover.pk).update(complete_at=now)
+            _settle(handover)
+    with brief_connection():
         conversation = _conversation(handover)
-        entries = transcript.new_entries(handover, lines)
+        entries = settling.entries_of(handover)
         batches = _batches(handover, conversation, entries)
         salesforce = None
         if batches:
@@ -137,9 +134,37 @@ def _read(handover: Handover, account: InfobipAccount) -> Step:
             log.info("history refused", org=handover.org_id, handover=handover.pk, code=exc.code)
             if isinstance(exc, HistoryRefused):  # the org takes none: not tried again until somebody chooses it anew
                 with brief_connection():
-                    SalesforceConnection.objects.filter(pk=salesforce.pk).update(history_refused_at=now)
+                    SalesforceConnection.objects.filter(pk=salesforce.pk).update(history_refused_at=timezone.now())
     messages = transcript.messages_of(handover, conversation, entries)
     return Step(None, Handover.State.RELAYED, effect=lambda: _release_hold(handover, messages), wake=True)
+
+
+def _read_on(handover: Handover, account: InfobipAccount) -> bool:
+    """Read from the page on that comes next, and keep each; False if the end was not reached in the time of a step."""
+    until = time.monotonic() + READ_SECONDS
+    client = account.client()
+    with brief_connection():
+        after = settling.last_written(handover)
+    while True:
+        number = handover.page
+        page = conversations.read_page(client, handover.infobip_conversation, number, after=after)
+        with brief_connection(), brief_transaction():
+            settling.keep_page(handover, number, page)
+        if not page.more:
+            return True
+        after = page.lines[-1][1].at if page.lines else after
+        if time.monotonic() > until:
+            return False
+
+
+def _settle(handover: Handover) -> None:
+    """Decide which lines the rep reads in the transcript: under the lane's lock, so that what comes finds it decided."""
+    conversation = _conversation(handover)
+    with brief_transaction():
+        lock_conversations([conversation.pk])
+        settling.settle_lines(handover, conversation.channel.transcript)
+        settling.note_progress(handover, "settled = true, complete_at = clock_timestamp()", [])
+    handover.settled = True
 
 
 def _conversation(handover: Handover) -> Conversation:
@@ -155,13 +180,23 @@ def _batches(handover: Handover, conversation: Conversation, entries: Sequence[t
     return transcript.history_of(handover, entries)
 
 
-def _release_hold(handover: Handover, messages: Sequence[Mapping[str, object]], *, lines: int | None = None) -> None:
-    """Put a transcript below the hold, and let what waits above it follow. Lines that are there already are left out."""
+def _release_hold(
+    handover: Handover, messages: Sequence[Mapping[str, object]], *, read: bool = True, lines: int | None = None
+) -> None:
+    """Put a transcript below the hold, and what was left to it in vain, and let what waits above follow.
+
+    Lines that are there already are left out.
+
+    :param read: whether the transcript was passed on
+    :param lines: how many it had, where they are not the messages
+    """
     assert handover.conversation_id is not None
     lane_id = held_lane(handover.org_id, handover.conversation_id)
     if lane_id is not None:
-        append([_line(handover, lane_id, message) for message in messages], below_hold=True)
+        missing = settling.missing_messages(handover, _conversation(handover), read=read)
+        append([_line(handover, lane_id, message) for message in [*messages, *missing]], below_hold=True)
         release_hold(lane_id)
+    settling.close(handover, read=read)
     Handover.objects.filter(pk=handover.pk).update(lines=len(messages) if lines is None else lines)
 
 
@@ -183,7 +218,7 @@ def go_on_without_transcript(handover: Handover, problem: str, *, notice: bool =
     def effect() -> None:
         words = "The conversation with the chatbot could not be read"
         lines = [transcript.notice(handover, _conversation(handover), "begin", words)] if notice else []
-        _release_hold(handover, lines)
+        _release_hold(handover, lines, read=handover.batches > 0, lines=0)
 
     return Step(None, Handover.State.RELAYED, problem, effect, wake=True)
 
@@ -234,13 +269,7 @@ def _note_batch(handover: Handover, batches: int, opened: Opening | None) -> Non
         if opened is not None:
             lock_conversations([opened.conversation_id])
             open_sessions([opened])
-        mine = query(
-            """UPDATE messaging_handover SET batches = %s, leased_until = clock_timestamp() + make_interval(secs => %s)
-               WHERE id = %s AND lease_id = %s RETURNING id""",
-            [batches, IMPORT_LEASE_SECONDS, handover.pk, handover.lease_id],
-        )
-        if not mine:
-            raise LeaseLost
+        settling.note_progress(handover, "batches = %s", [batches])
     handover.batches = batches
 
 

@@ -1,11 +1,12 @@
 """Turns arrivals into messages in lanes, receipts and sessions. Nothing here calls out; callers own the transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
 from connector.events import (
+    InfobipMessageRef,
     MessageReceived,
     ReceiptReceived,
     ReplyWritten,
@@ -19,10 +20,11 @@ from connector.events import (
 from connector.infobip.client import TEXT_LIMIT as WHATSAPP_TEXT_LIMIT
 from connector.phone import spellings_of
 from connector.salesforce.interactions import TEXT_LIMIT as SALESFORCE_TEXT_LIMIT
-from messaging import receipts, sessions
+from messaging import left, receipts, sessions
 from messaging.circuits import endpoint_of
 from messaging.conversations import Heard, Party, find_or_begin, keep_heard
 from messaging.ledger import Arrival, keep_new, note_problems
+from messaging.left import UserMessage
 from messaging.models import Direction
 from messaging.query import query, records
 from messaging.queue import FoundLane, LockedLane, NewMessage, append, lock, mark_due
@@ -44,6 +46,9 @@ class Incoming:
     identifier: str = ""
     failure: str = ""
     chatbot_first: bool = False  # a chatbot may have it, and then it goes no further
+    account_id: int = 0  # of the sender
+    text: str = ""  # before it was cut into parts
+    ref: InfobipMessageRef | None = None
 
 
 def ingest(arrivals: Sequence[Arrival]) -> bool:
@@ -95,7 +100,7 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
     _map_chatbot_messages(written)
     senders = _senders({arrival.account_id for arrival, _ in written if arrival.account_id is not None})
     incoming = []
-    for arrival, event in sorted(written, key=lambda pair: pair[1].received_at):
+    for arrival, event in _in_order(written):
         spellings = [(arrival.account_id or 0, each) for each in spellings_of(event.sender)]
         sender = next((senders[each] for each in spellings if each in senders), None)
         if sender is None:
@@ -110,9 +115,26 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
                 parts=list(split_text(event.text, SALESFORCE_TEXT_LIMIT)),
                 written_at=event.received_at,
                 chatbot_first=sender.chatbot_first,
+                account_id=arrival.account_id or 0,
+                text=event.text,
+                ref=event.ref,
             )
         )
     return incoming
+
+
+def _in_order(written: Sequence[tuple[Arrival, MessageReceived]]) -> Iterator[tuple[Arrival, MessageReceived]]:
+    """Give messages in the order in which they were written, as far as one clock tells, and else in that of their arrival.
+
+    A webhook of WhatsApp and a conversation's event have a clock each, so each is ordered among its own kind.
+    """
+    of_kind = {
+        kind: iter(
+            sorted((pair for pair in written if (pair[1].ref is not None) is kind), key=lambda pair: pair[1].received_at)
+        )
+        for kind in (False, True)
+    }
+    return (next(of_kind[event.ref is not None]) for _, event in written)
 
 
 def _senders(account_ids: set[int]) -> dict[tuple[int, str], _Sender]:
@@ -170,8 +192,9 @@ def _enter(direction: Direction, incoming: Sequence[Incoming], *, also: Sequence
     found = find_or_begin(direction, [message.party for message in incoming]) if incoming else []
     locked = lock([*(lane.lane_id for lane in found), *also])
     entered = _Entered()
-    for message, lane in zip(incoming, found, strict=True):
-        if not _with_chatbot(message, locked[lane.lane_id]):
+    nowhere = _goes_no_further(incoming, found, locked)
+    for n, (message, lane) in enumerate(zip(incoming, found, strict=True)):
+        if n not in nowhere:
             _add(entered, direction, message, lane, locked[lane.lane_id])
     append(entered.messages)
     keep_heard([entered.heard[each] for each in sorted(entered.heard)])
@@ -180,14 +203,31 @@ def _enter(direction: Direction, incoming: Sequence[Incoming], *, also: Sequence
     return bool(entered.messages)
 
 
-def _with_chatbot(message: Incoming, lane: LockedLane) -> bool:
-    """Tell whether a chatbot has this message: nobody handed the conversation over, or did so after it was written.
+def _goes_no_further(
+    incoming: Sequence[Incoming], found: Sequence[FoundLane], locked: Mapping[int, LockedLane]
+) -> set[int]:
+    """Leave to a transcript what was written to a chatbot, and name it, with what a transcript has shown already.
 
-    What was written before stands in the transcript.
+    Who has the conversation is asked under the lane's lock, so the order of arrival decides. No time of Infobip's does: its
+    clock is not ours, and WhatsApp's tells whole seconds.
     """
-    if not message.chatbot_first:
-        return False
-    return lane.with_rep_since is None or message.written_at <= lane.with_rep_since
+    chatbots, reps = dict[int, UserMessage](), dict[int, UserMessage]()
+    for n, (message, lane) in enumerate(zip(incoming, found, strict=True)):
+        if message.chatbot_first:
+            those = chatbots if locked[lane.lane_id].with_rep_since is None else reps
+            those[n] = UserMessage(
+                lane.org_id,
+                message.account_id,
+                message.party.channel_id,
+                lane.conversation_id,
+                message.source_entry,
+                message.text,
+                message.written_at,
+                message.ref,
+            )
+    left.leave(list(chatbots.values()))
+    places = list(reps)
+    return {*chatbots, *(places[n] for n in left.find_shown(list(reps.values())))}
 
 
 def _add(entered: _Entered, direction: Direction, message: Incoming, lane: FoundLane, locked: LockedLane) -> None:

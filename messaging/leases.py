@@ -13,6 +13,10 @@ from uuid import UUID
 from messaging.query import query
 
 
+class LeaseLost(Exception):
+    """Somebody else has taken a row up: nothing of ours is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leases:
     """The leases on the rows of one table, which last ``seconds`` where nobody renews them."""

@@ -133,7 +133,8 @@ def lock_conversations(conversation_ids: Iterable[int]) -> None:
 def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
     """Add messages to lanes that the caller has locked, in the given order. One that a lane has already is left out.
 
-    :param below_hold: into the room that a hold keeps free below what waits, for a transcript
+    :param below_hold: into the room that a hold keeps free below what waits, for a transcript; what waits above it comes
+        down where it is among them
     """
     if not messages:
         return
@@ -144,10 +145,14 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
         ranks[message.lane_id] += 1
         endpoints[message.lane_id] = message.endpoint_id
         rows.append(_row(message, rank=ranks[message.lane_id]))
+    on_conflict = "NOTHING"
+    if below_hold:
+        on_conflict = """UPDATE SET position = EXCLUDED.position WHERE messaging_message.lane_id = EXCLUDED.lane_id
+            AND messaging_message.status = 'pending' AND messaging_message.position > EXCLUDED.position"""
     # as JSON, which the driver writes faster than as many arrays; and the ids beside it, without which the planner, who
     # cannot see how few rows it holds, reads every lane
     query(
-        """WITH lane AS (
+        f"""WITH lane AS (
                UPDATE messaging_lane lane SET
                    position = CASE WHEN %s THEN position ELSE position + come.n END, version = version + 1,
                    endpoint_id = CASE WHEN due_at IS NULL THEN come.endpoint_id ELSE lane.endpoint_id END,
@@ -167,7 +172,7 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
                sender_id bigint, uuid uuid, source_entry text, part int, text text, written_at timestamptz, late bool,
                status text, error text, ours bool, template jsonb, routing_attributes jsonb)
            JOIN lane ON lane.id = come.lane_id
-           ON CONFLICT (channel_id, source_entry, part, org_id) DO NOTHING""",
+           ON CONFLICT (channel_id, source_entry, part, org_id) DO {on_conflict}""",
         [
             below_hold,
             records({"lane_id": lane_id, "n": n, "endpoint_id": endpoints[lane_id]} for lane_id, n in ranks.items()),

@@ -5,6 +5,7 @@ status moves only from pending, since a report can be faster than the answer to 
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import structlog
 
@@ -14,7 +15,7 @@ from messaging import circuits, claims, overdue, receipts, retry, sessions
 from messaging.circuits import UPSTREAM_OF, Call, Endpoint
 from messaging.claims import Given, Pause, Waiting
 from messaging.delivery import Result
-from messaging.models import NOTICE, Direction, Outcome, Status
+from messaging.models import BOUNDS_OF_TIME, NOTICE, Direction, Outcome, Status
 from messaging.overdue import OVERDUE_SECONDS, Overdue
 from messaging.query import query, records
 from messaging.queue import append_own, mark_due
@@ -45,7 +46,12 @@ def record(ended: Sequence[Result | ReceiptOutcome], *, holder: int) -> list[Giv
     _tell_reps(results)
     _settle(reported)
     claims.release([_pause(each) for each in results if not each.done and not each.given_up])
-    return [Given(each.claim.lane_id, carried=each.message.written_at) for each in results if each.done or each.given_up]
+    return [Given(each.claim.lane_id, carried=_carried(each)) for each in results if each.done or each.given_up]
+
+
+def _carried(result: Result) -> datetime:
+    """Say when a message was written that has left; our own have the time of our clock, which says nothing of theirs."""
+    return BOUNDS_OF_TIME[0] if result.message.ours else result.message.written_at
 
 
 def _calls(results: Iterable[Result], reported: Iterable[ReceiptOutcome]) -> Iterable[Call]:

@@ -44,6 +44,8 @@ RULES = [
     Rule("messaging_receivedevent", "received_at", ARRIVALS_KEPT),
     Rule("messaging_chatbotmessage", "at", ARRIVALS_KEPT),
     Rule("messaging_earlyrep", "at", EARLY_REPS_KEPT),
+    Rule("messaging_leftmessage", "arrived_at", ARRIVALS_KEPT),
+    Rule("messaging_transcriptline", "read_at", ARRIVALS_KEPT),
     Rule("tenants_apicall", "created_at", API_CALLS_KEPT),
     Rule("tenants_websession", "created_at", LONGEST_SESSION, order="id"),
     # those with an administrator's token wait for its being revoked

@@ -9,69 +9,21 @@ from zoneinfo import ZoneInfo
 from django.utils import timezone
 
 from connector.events import MARK, split_text, strip_mark
-from connector.infobip.conversations import Author, Line
+from connector.infobip.conversations import Author
 from connector.salesforce.interactions import MOST_PAST_ENTRIES, OLDEST_PAST_ENTRY, TEXT_LIMIT, PastEntry
-from messaging.models import ChatbotMessage, Conversation, Direction, Handover, Message
+from messaging.models import Conversation, Handover
 from tenants.models import Channel, TranscriptForm
-
-LAG = timedelta(seconds=3)  # by which a transcript is complete, where no event named its last line
-SAME_WITHIN = timedelta(seconds=10)  # two texts that are alike and so close are one message
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A line of the transcript that is new to the rep; ``source_entry`` is the same wherever the message comes from."""
 
-    line: Line
+    author: Author
+    text: str
+    at: datetime
     source_entry: str
-
-
-def holds_last_known(handover: Handover, lines: Sequence[Line]) -> bool:
-    """Tell whether the transcript has caught up with the line that asked for a person."""
-    known = (
-        ChatbotMessage.objects.filter(
-            account_id=handover.account_id, org_id=handover.org_id, infobip_conversation=handover.infobip_conversation
-        )
-        .filter(at__lte=handover.held_at)
-        .order_by("-at")
-        .values_list("infobip_id", flat=True)
-        .first()
-    )
-    if known is not None:
-        return known in {line.id for line in lines}
-    return timezone.now() - handover.called_at >= LAG
-
-
-def new_entries(handover: Handover, lines: Sequence[Line]) -> list[Entry]:
-    """Choose the lines that the rep has not seen: none from before the last session's end, and none that came live."""
-    assert handover.conversation_id is not None and handover.held_at is not None
-    before = Handover.objects.filter(
-        org_id=handover.org_id, conversation_id=handover.conversation_id, ended_at__isnull=False
-    )
-    seen_until = before.exclude(pk=handover.pk).order_by("-ended_at").values_list("ended_at", flat=True).first()
-    ids = [line.id for line in lines]
-    of_account = ChatbotMessage.objects.filter(org_id=handover.org_id, account_id=handover.account_id, infobip_id__in=ids)
-    channel_ids = dict(of_account.values_list("infobip_id", "channel_id"))
-    # live messages of which no event gave the other id: they are known by their text and time
-    lane = Message.objects.filter(
-        org_id=handover.org_id, conversation_id=handover.conversation_id, direction=Direction.INBOUND
-    )
-    live = list(lane.filter(created_at__gte=handover.held_at, part=0).values_list("text", "written_at"))
-    entries = []
-    for line in lines:
-        if seen_until is not None and line.at <= seen_until:
-            continue
-        if line.author is Author.END_USER and line.id not in channel_ids and line.at > handover.held_at:
-            twin = next((each for each in live if _is_same(each, line)), None)
-            if twin is not None:
-                live.remove(twin)
-                continue
-        entries.append(Entry(line, channel_ids.get(line.id) or f"infobip:{line.id}"))
-    return entries
-
-
-def _is_same(live: tuple[str, datetime], line: Line) -> bool:
-    return live[0] == line.text[:TEXT_LIMIT] and abs(live[1] - line.at) < SAME_WITHIN
+    infobip_id: str
 
 
 def messages_of(handover: Handover, conversation: Conversation, entries: Sequence[Entry]) -> list[dict[str, object]]:
@@ -81,9 +33,11 @@ def messages_of(handover: Handover, conversation: Conversation, entries: Sequenc
     if channel.transcript == TranscriptForm.COMPACT:
         zone = ZoneInfo(channel.time_zone)
         name = strip_mark(conversation.name) or "Customer"
-        script = "\n".join(_compact(each.line, channel, name, zone) for each in entries)
+        script = "\n".join(_compact(each, channel, name, zone) for each in entries)
         parts = split_text(f"{begin['text']}\n{script}", TEXT_LIMIT)
-        messages = [{**begin, "part": part, "text": text} for part, text in enumerate(parts)]
+        last_at = entries[-1].at if entries else handover.held_at
+        theirs = {**begin, "written_at": last_at, "ours": False}
+        messages = [{**theirs, "part": part, "text": text} for part, text in enumerate(parts)]
     else:
         end = notice(handover, conversation, "end", "End of the conversation with the chatbot")
         messages = [
@@ -94,10 +48,11 @@ def messages_of(handover: Handover, conversation: Conversation, entries: Sequenc
                     "source_entry": entry.source_entry,
                     "part": part,
                     "text": text,
-                    "written_at": entry.line.at,
+                    "written_at": entry.at,
+                    "ours": False,
                 }
                 for entry in entries
-                for part, text in enumerate(split_text(_shown(entry.line, channel), TEXT_LIMIT))
+                for part, text in enumerate(split_text(_shown(entry, channel), TEXT_LIMIT))
             ),
             end,
         ]
@@ -116,16 +71,17 @@ def notice(handover: Handover, conversation: Conversation, which: str, text: str
         "text": f"{MARK} {text}",
         "written_at": handover.held_at,
         "routing_attributes": None,
+        "ours": True,
     }
 
 
-def _shown(line: Line, channel: Channel) -> str:
+def _shown(line: Entry, channel: Channel) -> str:
     if line.author is Author.END_USER:
         return line.text
     return f"{MARK} {channel.chatbot_name if line.author is Author.CHATBOT else 'Agent'}: {line.text}"
 
 
-def _compact(line: Line, channel: Channel, name: str, zone: ZoneInfo) -> str:
+def _compact(line: Entry, channel: Channel, name: str, zone: ZoneInfo) -> str:
     who = f"{name}: {line.text}" if line.author is Author.END_USER else _shown(line, channel)
     return f"{line.at.astimezone(zone):%H:%M} {who}"
 
@@ -141,16 +97,13 @@ def history_of(handover: Handover, entries: Sequence[Entry]) -> list[list[PastEn
     :return: none where it would not take all of it: the lane takes lines of any age
     """
     oldest = timezone.now() - OLDEST_PAST_ENTRY + timedelta(minutes=5)
-    if any(entry.line.at < oldest for entry in entries):
+    if any(entry.at < oldest for entry in entries):
         return []
-    past = [
-        PastEntry(
-            uuid5(NAMESPACE_OID, f"{handover.org_id} {entry.source_entry} {part}"),
-            entry.line.author is not Author.END_USER,
-            text,
-            entry.line.at + timedelta(milliseconds=part),
-        )
-        for entry in entries
-        for part, text in enumerate(split_text(entry.line.text, TEXT_LIMIT))
-    ]
+    past: list[PastEntry] = []
+    for entry in entries:
+        for part, text in enumerate(split_text(entry.text, TEXT_LIMIT)):
+            # Salesforce orders them by their times, and of what one second brought several lines have the same
+            at = max(entry.at, past[-1].at + timedelta(milliseconds=1)) if past else entry.at
+            entry_id = uuid5(NAMESPACE_OID, f"{handover.org_id} {handover.account_id} {entry.infobip_id} {part}")
+            past.append(PastEntry(entry_id, entry.author is not Author.END_USER, text, at))
     return [past[max(0, end - MOST_PAST_ENTRIES) : end] for end in range(len(past), 0, -MOST_PAST_ENTRIES)]

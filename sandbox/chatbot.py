@@ -89,7 +89,10 @@ class Chatbot:
 
     def __init__(self, world: World, infobip: "Infobip") -> None:
         self.world, self.infobip = world, infobip
+        self.clock = infobip.clock
         self.lag = 2.5  # seconds until a message is in the list
+        self.page_seconds = 0.0  # that a page of the list takes
+        self.tells_events = True  # whether subscribers hear of what end users write
         self.conversations: dict[str, BotConversation] = {}
         self._newest: dict[Phone, BotConversation] = {}
 
@@ -138,9 +141,13 @@ class Chatbot:
 
     def describe(self, found: BotConversation) -> dict[str, Any]:
         """Return what the API tells of a conversation."""
-        times = {"createdAt": stamp(found.began), "updatedAt": stamp(found.changed)}
+        times = {"createdAt": self.stamp(found.began), "updatedAt": self.stamp(found.changed)}
         agent = {"agentId": found.agent} if found.agent else {}
         return {"id": found.id, "topic": "", "summary": "", "status": found.status, "priority": "NORMAL", **agent, **times}
+
+    def stamp(self, at: float) -> str:
+        """Write a time as Infobip's clock told it."""
+        return stamp(self.clock.tell(at))
 
     async def get_messages(self, request: web.Request, found: BotConversation) -> web.Response:
         """Return a page of what was said; by default ten, in the order of ids that tell nothing."""
@@ -160,14 +167,15 @@ class Chatbot:
             if each.shown_at <= now_ms()
             and asked.get("direction", each.direction) == each.direction
             and asked.get("channel", "WHATSAPP") == "WHATSAPP"
-            and (after is None or int(each.at) > after)
-            and (before is None or int(each.at) < before)
+            and (after is None or self.clock.tell(each.at) > after)
+            and (before is None or self.clock.tell(each.at) < before)
         ]
-        shown.sort(key=lambda each: each.id if name == "id" else each.at, reverse=direction == "desc")
+        shown.sort(key=lambda each: each.id if name == "id" else self.clock.tell(each.at), reverse=direction == "desc")
         rows = [self.row(found, each) for each in shown[page * limit : (page + 1) * limit]]
         self.world.journal.write(
             "infobip", "transcript_read", org=found.phone.org.id, id=found.id, text=f"{len(rows)} of {len(shown)}"
         )
+        await asyncio.sleep(self.page_seconds)
         pagination = {"totalItems": len(shown), "page": page, "limit": limit, "orderBy": order}
         return answer(200, {"messages": rows, "pagination": pagination})
 
@@ -182,8 +190,8 @@ class Chatbot:
             "direction": said.direction,
             "conversationId": found.id,
             "authorType": said.author,
-            "createdAt": stamp(said.at),
-            "updatedAt": stamp(said.at),
+            "createdAt": self.stamp(said.at),
+            "updatedAt": self.stamp(said.at),
             "content": said.content,
             "contentType": said.content_type,
         }
@@ -223,7 +231,7 @@ class Chatbot:
         if not isinstance(text, str) or not text:
             return refuse(400, {"content": ["must not be null"]})
         found.notes.append(text)
-        times = {"createdAt": stamp(now_ms()), "updatedAt": stamp(now_ms())}
+        times = {"createdAt": self.stamp(now_ms()), "updatedAt": self.stamp(now_ms())}
         return answer(200, {"id": str(uuid.uuid4()), "content": text, "conversationId": found.id, **times})
 
     # the chatbot
@@ -261,8 +269,8 @@ class Chatbot:
             "channel": "WHATSAPP",
             **{"from": phone.user, "to": phone.sender},
             "conversationId": found.id,
-            "createdAt": stamp(at),
-            "updatedAt": stamp(at),
+            "createdAt": self.stamp(at),
+            "updatedAt": self.stamp(at),
             "content": content,
         }
         payload: dict[str, Any] = {
@@ -279,9 +287,10 @@ class Chatbot:
             "message": told,
             "invoker": {"type": "SYSTEM"},
         }
-        body = json.dumps({"type": "INBOUND_MESSAGE", "timestamp": stamp(at), "payload": payload}).encode()
+        body = json.dumps({"type": "INBOUND_MESSAGE", "timestamp": self.stamp(at), "payload": payload}).encode()
         account = phone.account
-        for target in account.setup.subscribed("CONVERSATION_MESSAGE_RECEIVED", channel="CUSTOMER_ENGAGEMENT"):
+        subscribed = account.setup.subscribed("CONVERSATION_MESSAGE_RECEIVED", channel="CUSTOMER_ENGAGEMENT")
+        for target in subscribed if self.tells_events else []:
             await self.infobip.try_first(
                 account, target, body, "conversation_event", "good", None, id=said.id, user=phone.user
             )

@@ -308,10 +308,14 @@ class Control:
     # the chatbot, the queue, and what an org permits
 
     async def set_chatbot(self, request: web.Request) -> web.StreamResponse:
-        """Change how late a transcript is, and how an org works; what is not named stays."""
+        """Change how late and slow a transcript is, and how an org works; what is not named stays."""
         body = await read(request)
         if "lag" in body:
             self.infobip.chatbot.lag = number(body, "lag")
+        if "pageSeconds" in body:
+            self.infobip.chatbot.page_seconds = number(body, "pageSeconds")
+        if "tellsEvents" in body:
+            self.infobip.chatbot.tells_events = bool(body["tellsEvents"])
         changes = {"queues": "queues", "takesHistory": "takes_history", "tellsEnd": "tells_end"}
         for name in changes.keys() & body.keys():
             setattr(self.org(body), changes[name], bool(body[name]))
@@ -419,8 +423,14 @@ class Control:
         return answer(200, {})
 
     async def turn_clock(self, request: web.Request) -> web.StreamResponse:
-        """Change how long webhook retries wait."""
-        self.infobip.turn_clock(number(await read(request), "retryScale"))
+        """Change how long webhook retries wait, and what Infobip's clock tells; what is not named stays."""
+        body = await read(request)
+        if "ahead" in body:
+            if isinstance(body["ahead"], bool) or not isinstance(body["ahead"], int | float):
+                raise Wrong(400, "ahead is not a number of seconds.")
+            self.infobip.clock.ahead = body["ahead"]
+        if "retryScale" in body:
+            self.infobip.turn_clock(number(body, "retryScale"))
         return answer(200, {})
 
     async def set_reports(self, request: web.Request) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from sandbox.answers import LARGEST_BODY, answer, finish, hang
 from sandbox.chatbot import Chatbot
+from sandbox.clock import Clock
 from sandbox.infobip_account import Target
 from sandbox.infobip_setup import ERRORS, InfobipSetup, caller, check_text, refuse
 from sandbox.journal import now_ms
@@ -163,6 +164,7 @@ class Infobip:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.clock = Clock()
         self.chatbot = Chatbot(world, self)
         self.retry_scale = 1.0
         self.reports: dict[str, Any] = {
@@ -201,6 +203,10 @@ class Infobip:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def stamp(self, at: float) -> str:
+        """Write a time as Infobip's clock told it."""
+        return instant(self.clock.tell(at))
 
     def turn_clock(self, scale: float) -> None:
         """Multiply the waits of retries, also those that have begun."""
@@ -388,8 +394,8 @@ class Infobip:
     ) -> dict[str, Any]:
         """Write a delivery report in the form that is set."""
         sent = {
-            "sentAt": instant(message.at),
-            "doneAt": instant(now_ms()),
+            "sentAt": self.stamp(message.at),
+            "doneAt": self.stamp(now_ms()),
             "messageCount": 1,
             "bulkId": str(uuid.uuid4()),
             "messageId": message.id,
@@ -415,7 +421,7 @@ class Infobip:
 
     def seen_report(self, phone: Phone, message: PhoneMessage) -> dict[str, Any]:
         """Write a seen report in the form that is set."""
-        when = {"messageId": message.id, "sentAt": instant(message.at), "seenAt": instant(now_ms())}
+        when = {"messageId": message.id, "sentAt": self.stamp(message.at), "seenAt": self.stamp(now_ms())}
         if self.reports["form"] == "messages-api":
             who = {
                 "event": "SEEN",
@@ -453,9 +459,9 @@ class Infobip:
         who = {"from": phone.user, "to": phone.sender}
         self.world.journal.write("phone", "phone_message", org=account.org.id, **who, id=message_id, text=text)
         if form == "messages-api":
-            result = inbound_messages_api(phone, message, message_id)
+            result = inbound_messages_api(phone, message, message_id, self.stamp(shown.at))
         else:
-            result = inbound_whatsapp(phone, message, message_id)
+            result = inbound_whatsapp(phone, message, message_id, self.stamp(shown.at))
         body = json.dumps({"results": [result], "messageCount": 1, "pendingMessageCount": 0}, ensure_ascii=False).encode()
         if self.chatbot.leads(phone):
             self.spawn(self.chatbot.hear(phone, message, message_id, shown.at))
@@ -649,13 +655,13 @@ def words_of(message: dict[str, Any]) -> str:
     return f"[{str(message.get('type', 'message')).lower()}]"
 
 
-def inbound_whatsapp(phone: Phone, message: dict[str, Any], message_id: str) -> dict[str, Any]:
+def inbound_whatsapp(phone: Phone, message: dict[str, Any], message_id: str, at: str) -> dict[str, Any]:
     """Write one inbound message in the WhatsApp form."""
     return {
         "from": phone.user,
         "to": phone.sender,
         "integrationType": "WHATSAPP",
-        "receivedAt": instant(now_ms()),
+        "receivedAt": at,
         "messageId": message_id,
         "message": message,
         "contact": {
@@ -666,7 +672,7 @@ def inbound_whatsapp(phone: Phone, message: dict[str, Any], message_id: str) -> 
     }
 
 
-def inbound_messages_api(phone: Phone, message: dict[str, Any], message_id: str) -> dict[str, Any]:
+def inbound_messages_api(phone: Phone, message: dict[str, Any], message_id: str, at: str) -> dict[str, Any]:
     """Write one inbound message in the Messages API form, which has no profile name and other names for some types."""
     kinds = {
         "BUTTON": "BUTTON_REPLY",
@@ -687,7 +693,7 @@ def inbound_messages_api(phone: Phone, message: dict[str, Any], message_id: str)
         "sender": phone.user,
         "destination": phone.sender,
         "content": [item],
-        "receivedAt": instant(now_ms()),
+        "receivedAt": at,
         "messageId": message_id,
         "messageCount": 1,
     }

@@ -1,5 +1,6 @@
 """A conversation at Infobip, as its chatbot led it: https://www.infobip.com/docs/api/customer-engagement/conversations"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,7 +10,7 @@ from urllib.parse import quote
 from connector.http import RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
 from connector.infobip.content import conversation_line
-from connector.payload import objects_of, optional_object, optional_text, parse_time
+from connector.payload import AHEAD, objects_of, optional_object, optional_text, parse_time
 from connector.phone import address_of
 
 PAGE = 250  # of at most 999, so that a page of long texts stays far below the longest answer that we read
@@ -30,7 +31,10 @@ _AUTHORS = {"CUSTOMER": Author.END_USER, "BOT": Author.CHATBOT, "AGENT": Author.
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One message of a transcript that somebody saw; ``end_user`` and ``sender`` are the two numbers."""
+    """One message of a transcript that somebody saw; ``end_user`` and ``sender`` are the two numbers.
+
+    ``at`` is by Infobip's clock, which may be a day ahead of ours.
+    """
 
     id: str
     author: Author
@@ -53,30 +57,57 @@ def check_exists(client: InfobipClient, conversation: str) -> None:
     _get(client, f"/ccaas/1/conversations/{quote(conversation, safe='')}")
 
 
-def read_transcript(client: InfobipClient, conversation: str) -> list[Line]:
-    """Read all that was said, in the order in which it was; what nobody saw (events, typing) is left out.
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a transcript: its lines with their places in Infobip's list, and whether more follow."""
 
-    The newest lines appear two or three seconds late.
+    lines: Sequence[tuple[int, Line]]
+    more: bool
+
+
+def read_page(client: InfobipClient, conversation: str, page: int, *, after: datetime | None = None) -> Page:
+    """Read a part of what was said, oldest first; what nobody saw (events, typing) is left out.
+
+    The newest lines appear two or three seconds late, then among the others. Times are as exact as Infobip's: of lines
+    with the same one its list's order tells which was first.
+
+    :param page: from 0
+    :param after: when the last line before this page was written; stands in for times that cannot be read
+    :raises ApiError: the member of the family says whether to ask again
+    """
+    body = _get(client, f"{_path(conversation)}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
+    listed = body.get("messages")
+    messages = listed if isinstance(listed, list) else []
+    first = next(
+        filter(None, (parse_time(each.get("createdAt"), ahead=AHEAD) for each in objects_of(body, "messages"))), None
+    )
+    last_at = after or first or datetime.now(UTC)
+    lines = []
+    for place, message in enumerate(messages, page * PAGE):
+        # they come in order, so one whose time cannot be read was written no earlier than the one before
+        line = parse_line(message, after=last_at) if isinstance(message, dict) else None
+        if line is not None:
+            lines.append((place, line))
+            last_at = line.at
+    total = optional_object(body, "pagination").get("totalItems")
+    read = page * PAGE + len(messages)
+    return Page(lines, more=bool(messages) and page + 1 < MOST_PAGES and not (isinstance(total, int) and read >= total))
+
+
+def read_newest(client: InfobipClient, conversation: str) -> list[Line]:
+    """Read what was written last by the end user, oldest first: one page, however long the conversation is.
 
     :raises ApiError: the member of the family says whether to ask again
     """
-    lines: list[Line] = []
-    path = f"/ccaas/1/conversations/{quote(conversation, safe='')}/messages"
-    read = 0
-    for page in range(MOST_PAGES):
-        body = _get(client, f"{path}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
-        messages = body.get("messages")
-        read += len(messages) if isinstance(messages, list) else 0
-        for message in objects_of(body, "messages"):
-            # they come in order, so one whose time cannot be read was written no earlier than the one before
-            line = parse_line(message, after=lines[-1].at if lines else datetime.now(UTC))
-            if line is not None:
-                lines.append(line)
-        total = optional_object(body, "pagination").get("totalItems")
-        if not messages or (isinstance(total, int) and read >= total):
-            break
-    # a message that is written between two pages moves the others: each counts once
-    return sorted({line.id: line for line in lines}.values(), key=lambda line: (line.at, line.id))
+    body = _get(client, f"{_path(conversation)}?limit={PAGE}&page=0&orderBy=createdAt:desc&direction=INBOUND")
+    found = (parse_line(each, after=datetime.now(UTC)) for each in objects_of(body, "messages"))
+    lines = [line for line in found if line is not None and line.author is Author.END_USER]
+    lines.reverse()  # what has the same time stays in the list's order
+    return sorted(lines, key=lambda line: line.at)
+
+
+def _path(conversation: str) -> str:
+    return f"/ccaas/1/conversations/{quote(conversation, safe='')}/messages"
 
 
 def close(client: InfobipClient, conversation: str) -> None:
@@ -118,5 +149,6 @@ def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
     if author is None or not text or not 0 < len(message_id) <= LONGEST_ID:
         return None
     ours, theirs = ("to", "from") if inbound else ("from", "to")
-    at = parse_time(message.get("createdAt")) or after
+    # also where their clock is ahead of ours: it is their order that times tell
+    at = parse_time(message.get("createdAt"), ahead=AHEAD) or after
     return Line(message_id, author, text, at, address_of(message.get(theirs)), address_of(message.get(ours)))

@@ -4,7 +4,16 @@ Foreign keys hold the org beside the id (see tenants/tenancy.py), so Django's ow
 where a constraint's index serves, or nothing searches that way.
 """
 
-from messaging.models.conversations import Address, ChatbotMessage, Conversation, EarlyRep, Handover, Session
+from messaging.models.conversations import (
+    Address,
+    ChatbotMessage,
+    Conversation,
+    EarlyRep,
+    Handover,
+    LeftMessage,
+    Session,
+    TranscriptLine,
+)
 from messaging.models.messages import (
     BOUNDS_OF_TIME,
     MAY_FOLLOW,
@@ -36,10 +45,12 @@ __all__ = [
     "Handover",
     "Inbox",
     "Lane",
+    "LeftMessage",
     "Message",
     "Outcome",
     "ReceivedEvent",
     "Session",
     "Status",
+    "TranscriptLine",
     "Upstream",
 ]

@@ -156,8 +156,13 @@ class Handover(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.CALLED)
     called_at = models.DateTimeField()
     held_at = models.DateTimeField(null=True, blank=True, help_text="since when live messages wait for the transcript")
+    page = models.PositiveIntegerField(default=0, db_default=0, help_text="of the transcript, from which reading goes on")
+    page_at = models.DateTimeField(null=True, blank=True, help_text="when a page was read last")
     found_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript held the last line known")
     complete_at = models.DateTimeField(null=True, blank=True, help_text="when the transcript was read to its end")
+    settled = models.BooleanField(
+        default=False, db_default=False, help_text="it is decided which lines the rep reads in the transcript"
+    )
     ended_at = models.DateTimeField(null=True, blank=True)
     lines = models.PositiveIntegerField(default=0, help_text="of the transcript")
     batches = models.PositiveIntegerField(default=0, help_text="that Salesforce's history took")
@@ -185,3 +190,68 @@ class Handover(models.Model):
 
     def __str__(self) -> str:
         return f"hand-over {self.pk}"
+
+
+class LeftMessage(models.Model):
+    """What an end user wrote while a chatbot had the conversation: left to the transcript, else relayed."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    source_entry = models.CharField("channel's id", max_length=250)
+    infobip_conversation = models.CharField(max_length=100, blank=True, help_text="empty: no event has told it")
+    text = models.TextField()
+    written_at = models.DateTimeField()
+    arrived_at = models.DateTimeField()
+    found = models.BooleanField(default=False, db_default=False, help_text="in the transcript")
+    settled = models.BooleanField(default=False, db_default=False, help_text="nothing is left to do about it")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "conversation", "source_entry"], name="left_message_once"),
+        ]
+        indexes = [
+            models.Index(fields=["conversation"], condition=Q(settled=False), name="left_message_unsettled"),
+            models.Index(fields=["arrived_at"], name="left_message_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"left message {self.pk}"
+
+
+class TranscriptLine(models.Model):
+    """A line of a chatbot's conversation as it was read. Its text goes with the hand-over; its ids are kept longer."""
+
+    class State(models.TextChoices):
+        READ = "read"  # nothing is decided about it yet
+        SHOWN = "shown"  # the rep reads it in the transcript
+        LEFT_OUT = "left out"  # the rep reads it elsewhere, or read it in an earlier session
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    account = models.ForeignKey(InfobipAccount, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    handover = models.ForeignKey(Handover, models.CASCADE, related_name="transcript", db_constraint=False, db_index=False)
+    conversation = models.ForeignKey(Conversation, models.CASCADE, related_name="+", db_constraint=False, db_index=False)
+    infobip_conversation = models.CharField(max_length=100)
+    infobip_id = models.CharField(max_length=100)
+    channel_id = models.CharField("channel's id", max_length=250, blank=True, help_text="empty: no webhook has told it")
+    likeness = models.CharField(max_length=64, help_text="the same for messages that say the same")
+    author = models.CharField(max_length=10)
+    text = models.TextField(blank=True)
+    at = models.DateTimeField()
+    ordinal = models.PositiveIntegerField(help_text="its place in Infobip's list")
+    state = models.CharField(max_length=10, choices=State.choices, default=State.READ)
+    read_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "account", "infobip_id"], name="transcript_line_once"),
+        ]
+        indexes = [
+            models.Index(fields=["handover", "at", "ordinal"], name="transcript_line_in_order"),
+            models.Index(fields=["infobip_conversation", "account"], name="transcript_line_of"),
+            models.Index(fields=["conversation", "likeness"], name="transcript_line_likeness"),
+            models.Index(fields=["conversation", "channel_id"], name="transcript_line_channel_id"),
+            models.Index(fields=["read_at"], name="transcript_line_age"),
+        ]
+
+    def __str__(self) -> str:
+        return self.infobip_id

@@ -1,6 +1,7 @@
 """A conversation at Infobip is read whole, in order, and each kind of content as a line."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -49,13 +50,45 @@ def page(wire: responses.RequestsMock, number: int, messages: list[Any], total: 
     wire.get(URL, json=body, match=[matchers.query_param_matcher(query)])
 
 
-def test_all_pages_are_read_and_a_line_that_moved_between_two_counts_once(
+def test_a_long_transcript_is_read_page_by_page_and_a_line_that_moved_between_two_has_its_id(
     wire: responses.RequestsMock, client: InfobipClient
 ) -> None:
     page(wire, 0, [message(n) for n in range(250)], 301)
     page(wire, 1, [message(n) for n in range(249, 300)], 301)
-    lines = conversations.read_transcript(client, "a/b")
-    assert [line.text for line in lines] == [f"line {n}" for n in range(300)]
+    first, second = conversations.read_page(client, "a/b", 0), conversations.read_page(client, "a/b", 1)
+    assert first.more and not second.more
+    assert [place for place, _ in [*first.lines, *second.lines]] == list(range(301))
+    texts = [line.text for _, line in [*first.lines, *second.lines]]
+    assert list(dict.fromkeys(texts)) == [f"line {n}" for n in range(300)]
+
+
+def test_lines_of_one_second_keep_the_order_of_the_list(wire: responses.RequestsMock, client: InfobipClient) -> None:
+    rows = [{**message(n), "createdAt": message(0)["createdAt"]} for n in (3, 1, 2)]
+    page(wire, 0, rows, 3)
+    lines = [line for _, line in conversations.read_page(client, "a/b", 0).lines]
+    assert [line.text for line in lines] == ["line 3", "line 1", "line 2"]
+
+
+def test_a_time_that_cannot_be_read_is_that_of_the_line_before_else_of_the_next(
+    wire: responses.RequestsMock, client: InfobipClient
+) -> None:
+    rows = [{**message(1), "createdAt": "soon"}, message(2), {**message(3), "createdAt": None}]
+    page(wire, 0, rows, 3)
+    times = [line.at for _, line in conversations.read_page(client, "a/b", 0).lines]
+    assert len(set(times)) == 1
+    before = datetime(2026, 3, 1, tzinfo=UTC)
+    page(wire, 1, rows, 3)
+    assert conversations.read_page(client, "a/b", 1, after=before).lines[0][1].at == before
+
+
+def test_what_the_end_user_wrote_last_is_one_page_whatever_the_length(
+    wire: responses.RequestsMock, client: InfobipClient
+) -> None:
+    query = {"limit": "250", "page": "0", "orderBy": "createdAt:desc", "direction": "INBOUND"}
+    outbound = {"direction": "OUTBOUND", "authorType": "BOT"}
+    body = {"messages": [message(9), message(8, **outbound), message(7)], "pagination": {"totalItems": 4000}}
+    wire.get(URL, json=body, match=[matchers.query_param_matcher(query)])
+    assert [line.text for line in conversations.read_newest(client, "a/b")] == ["line 7", "line 9"]
 
 
 def test_who_wrote_is_told_apart_and_what_nobody_saw_is_left_out(
@@ -74,7 +107,7 @@ def test_who_wrote_is_told_apart_and_what_nobody_saw_is_left_out(
         "nonsense",
     ]
     page(wire, 0, rows, len(rows))
-    lines = conversations.read_transcript(client, "a/b")
+    lines = [line for _, line in conversations.read_page(client, "a/b", 0).lines]
     expected = [Author.END_USER, Author.CHATBOT, Author.AGENT, Author.CHATBOT, Author.END_USER]
     assert [line.author for line in lines] == expected
     assert {(line.end_user, line.sender) for line in lines} == {("385991234567", "447700900123")}
@@ -84,13 +117,13 @@ def test_an_unknown_conversation_is_told_from_a_wrong_call(wire: responses.Reque
     error = {"requestError": {"serviceException": {"messageId": "NOT_FOUND", "text": "No such entity"}}}
     wire.get(URL, status=400, json=error)
     with pytest.raises(ConversationUnknown):
-        conversations.read_transcript(client, "a/b")
+        conversations.read_page(client, "a/b", 0)
 
 
 def test_an_answer_that_is_no_json_is_asked_for_again(wire: responses.RequestsMock, client: InfobipClient) -> None:
     wire.get(URL, body="<html>")
     with pytest.raises(ServiceUnavailable):
-        conversations.read_transcript(client, "a/b")
+        conversations.read_page(client, "a/b", 0)
 
 
 @pytest.mark.parametrize(

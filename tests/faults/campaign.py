@@ -23,12 +23,13 @@ from devstack.documents import example_documents
 from devstack.stack import Stack
 from devstack.version import code_measured
 from tests.faults import database
+from tests.faults.chats import chatbot_number, talk
 from tests.faults.checker import Evidence, check
 from tests.faults.logs import wrong_lines
 from tests.faults.people import People
 from tests.faults.report import Facts, Run, write_report
-from tests.faults.scene import ORGS, PROCESSES, USERS, Company, Scene
-from tests.faults.schedule import Planned, Turn, plan_faults, plan_turns
+from tests.faults.scene import CLOCK_AHEAD, ORGS, PROCESSES, USERS, Company, Scene
+from tests.faults.schedule import Chat, Planned, Turn, plan_chats, plan_faults, plan_turns
 from tests.faults.strikes import Striker
 
 DRAIN_SECONDS = 90.0
@@ -36,8 +37,9 @@ STILL_SECONDS = 5.0  # without news, and with nothing left to do in the rows
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "correctness.md"
 
 
-def move_in(stack: Stack, document: dict[str, Any]) -> Company:
-    """Provision an org."""
+def move_in(stack: Stack, document: dict[str, Any], place: int) -> Company:
+    """Provision an org, with a number more, which a chatbot answers first."""
+    document["channels"][0]["senders"].append({"account": "main", "number": chatbot_number(place), "chatbotFirst": True})
     result = stack.provision(document)
     return Company(
         org=document["org"]["orgId"],
@@ -58,18 +60,20 @@ async def watch(scene: Scene) -> None:
         await asyncio.sleep(0.3)
 
 
-async def run(scene: Scene, turns: list[Turn], faults: list[Planned]) -> tuple[Evidence, Facts]:
+async def run(scene: Scene, turns: list[Turn], chats: list[Chat], faults: list[Planned]) -> tuple[Evidence, Facts]:
     """Greet, load and break, drain, and gather what is left."""
     watching = asyncio.create_task(watch(scene))
     people = People(scene)
     striker = Striker(scene, people)
     await scene.control("POST", "/control/reports", {"delivered": 0.0, "seen": 0.2, "auto": True})
-    await scene.control("POST", "/control/clock", {"retryScale": 0.01})
+    await scene.control("POST", "/control/clock", {"retryScale": 0.01, "ahead": CLOCK_AHEAD})
     await people.greet()
     scene.begin()
     before = memory(scene.stack)
     for planned in faults:
         scene.spawn(striker.strike(planned))
+    for chat in chats:
+        scene.spawn(talk(scene, chat))
     for turn in turns:
         await asyncio.sleep(max(0.0, turn.at - scene.now()))
         scene.spawn(people.take(turn))
@@ -116,7 +120,8 @@ async def campaign(
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
         turns = plan_turns(seed, seconds, rate, USERS)
-        return await run(Scene(stack, companies, client), turns, plan_faults(seed, seconds))
+        chats = plan_chats(seed, seconds)
+        return await run(Scene(stack, companies, client), turns, chats, plan_faults(seed, seconds))
 
 
 def run_once(seed: int, options: argparse.Namespace) -> Run:
@@ -126,7 +131,7 @@ def run_once(seed: int, options: argparse.Namespace) -> Run:
         documents = example_documents(stack.salesforce_port, stack.infobip_port, orgs=ORGS)
         stack.start()
         stack.wait_ready()
-        companies = [move_in(stack, document) for document in documents]
+        companies = [move_in(stack, document, place) for place, document in enumerate(documents)]
         print(f"{options.rate:g} messages a second for {options.seconds:g} s, seed {seed}", flush=True)
         evidence, facts = asyncio.run(campaign(stack, companies, seed, options.seconds, options.rate))
         if options.keep:

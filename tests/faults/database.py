@@ -63,6 +63,9 @@ def unfinished(stack: Stack) -> list[str]:
                JOIN messaging_message message ON message.id = attempt.message_id
                WHERE attempt.outcome = 'open' ORDER BY attempt.id"""
         ).fetchall()
+        handovers = connection.execute(
+            "SELECT id, state, problem FROM messaging_handover WHERE state IN ('called', 'reading', 'refused') ORDER BY id"
+        ).fetchall()
         arrivals = 0
         if has_column(connection, INBOX, "body"):
             waiting = sql.SQL("SELECT count(*) FROM {} WHERE position({}::bytea IN body) = 0")
@@ -73,6 +76,7 @@ def unfinished(stack: Stack) -> list[str]:
         f"{lane['direction']} lane {lane['id']}: " + ", ".join(f"{name} {lane[name]}" for name in told if lane.get(name))
         for (lane,) in lanes
     ] + [
+        *(f"hand-over {handover_id} is {state}: {problem}" for handover_id, state, problem in handovers),
         *(f"a try of {status} message {uuid} that began {started} is still open" for uuid, status, started in tries),
         *([f"{arrivals} arrivals wait to be ingested"] if arrivals else []),
     ]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -15,7 +15,7 @@ import aiohttp
 from benchmarks.load import SIGNATURE_HEADER, sign
 from benchmarks.load import user as number
 from tests.faults.checker import Sent
-from tests.faults.scene import ORGS, USERS, Company, Scene
+from tests.faults.scene import CLOCK_AHEAD, ORGS, USERS, Company, Scene
 from tests.faults.schedule import Turn
 
 RETRY_WAITS = (0.3, 0.6, 1.0)  # seconds; Infobip's first is two minutes
@@ -117,7 +117,8 @@ def result(user: int, sender: str, text: str) -> dict[str, Any]:
         "from": number(user),
         "to": sender,
         "integrationType": "WHATSAPP",
-        "receivedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000",
+        # whole seconds, as WhatsApp's, by a clock that is wrong
+        "receivedAt": (datetime.now(UTC) + timedelta(seconds=CLOCK_AHEAD)).strftime("%Y-%m-%dT%H:%M:%S.000+0000"),
         "messageId": f"wamid.{text.split(':')[0].replace(' ', '.')}",
         "message": {"type": "TEXT", "text": text},
         "contact": {"name": f"User {user}"},

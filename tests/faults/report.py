@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.faults.checker import HEALED_SECONDS, NORMAL_SECONDS, Promise, Recovery, Verdict
 from tests.faults.kinds import KILL_LIMIT, OUTAGE_SECONDS, TERM_LIMIT
+from tests.faults.scene import CLOCK_AHEAD
 from tests.faults.schedule import ROOM_FOR_LONG_ONES
 
 MOST_FINDINGS = 20  # of one promise that are written out
@@ -26,6 +27,9 @@ Under a backlog: a hundred end users and as many reps write at once, and the pro
 (SIGSTOP) and killed workers are allowed as many tries in doubt as calls were under way at that moment, of both workers; a
 process that is asked to end has none. Poisonous webhooks are rightly signed and wrongly filled: those that only have absurd
 times or fields at the side must arrive as any other, the rest may become anything that harms nobody.
+
+Every few seconds somebody who talks to a chatbot is handed over to a rep, and writes on meanwhile. Infobip's clock tells
+whole seconds, and is {-CLOCK_AHEAD} s behind ours.
 """
 
 

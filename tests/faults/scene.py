@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -13,6 +13,7 @@ from tests.faults.checker import REACHED, Fault, Seen, Sent
 
 ORGS = 3
 USERS = 200
+CLOCK_AHEAD = -60  # seconds by which Infobip's clock is ahead of ours
 PROCESSES = ("web", "worker", "worker.2", "subscriber")
 
 
@@ -98,6 +99,10 @@ class Scene:
             advance(self.reported, entry["id"], {"DELIVERED": "delivered", "SEEN": "read"}[entry["text"]])
         elif kind == "acknowledgement" and entry.get("status") == 200 and "id" in entry:
             advance(self.ticked, entry["id"], {"Delivered": "delivered", "Read": "read"}[entry["text"]])
+        elif kind == "webhook" and entry.get("status") == 200 and self.text_of_entry.get(entry.get("id", "")) in self.sent:
+            text = self.text_of_entry[entry["id"]]
+            if self.sent[text].accepted is None:  # at a later try
+                self.sent[text] = replace(self.sent[text], accepted=at)
         else:
             return
         self.last_news = self.now()

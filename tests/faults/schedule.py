@@ -10,6 +10,8 @@ FIRST_SECONDS = 5.0  # before the first fault
 LEAST_PAUSE_SECONDS = 2.0
 USUAL_PAUSE_SECONDS = 8.0  # between two of a track, in a campaign that has room for several rounds
 ROOM_FOR_LONG_ONES = 600.0  # seconds; in a shorter campaign a fault lasts no longer than its kind must
+CHAT_SECONDS = 4.0  # between two hand-overs
+FIRST_CHATTER = 1_000_000  # among the end users
 WORDS = [
     "where",
     "is",
@@ -85,6 +87,35 @@ class Turn:
     user: int
     texts: tuple[str, ...]
     manner: str = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """One end user talks to a chatbot, and is handed over to a rep.
+
+    :param before: texts that they write to the chatbot, the last one at the moment of the call
+    :param during: while the transcript is imported
+    :param after: when it usually is
+    """
+
+    at: float
+    user: int
+    before: tuple[str, ...]
+    during: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def plan_chats(seed: int, seconds: float) -> list[Chat]:
+    """Let somebody be handed over every few seconds, as long as there is time to end it before the load does."""
+    chance, serials = random.Random(f"chats {seed}"), _Serials()
+
+    def texts(user: int, least: int, most: int) -> tuple[str, ...]:
+        return tuple(serials.text(chance, "inbound", FIRST_CHATTER + user) for _ in range(chance.randint(least, most)))
+
+    moments = [
+        n * CHAT_SECONDS + chance.uniform(0, 1) for n in range(int(max(0.0, seconds - QUIET_SECONDS) / CHAT_SECONDS))
+    ]
+    return [Chat(round(at, 2), n, texts(n, 2, 4), texts(n, 6, 12), texts(n, 1, 3)) for n, at in enumerate(moments)]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.hostile import KINDS as HOSTILE
 from tests.faults.kinds import FOR_ALL, FOR_ONE
-from tests.faults.schedule import QUIET_SECONDS, plan_faults, plan_turns
+from tests.faults.schedule import QUIET_SECONDS, plan_chats, plan_faults, plan_turns
 
 
 def test_the_same_seed_gives_the_same_faults_and_texts_and_another_one_others() -> None:
@@ -56,6 +56,16 @@ def test_each_text_is_written_once_and_half_of_them_go_in_either_direction() -> 
     assert len(set(texts)) == len(texts) == pytest.approx(120 * 50, rel=0.01)
     inbound = sum(len(turn.texts) for turn in turns if turn.direction == "inbound")
     assert inbound == pytest.approx(len(texts) / 2, rel=0.01)
+
+
+def test_hand_overs_follow_from_the_seed_and_end_before_the_load_does() -> None:
+    chats = plan_chats(1, 180)
+    assert chats == plan_chats(1, 180) != plan_chats(2, 180)
+    assert len(chats) == 35 and max(chat.at for chat in chats) <= 180 - QUIET_SECONDS
+    texts = [text for chat in chats for text in (*chat.before, *chat.during, *chat.after)]
+    assert len(set(texts)) == len(texts) and not {*texts} & {
+        text for turn in plan_turns(1, 180, 50, 200) for text in turn.texts
+    }
 
 
 @pytest.mark.faults

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -124,3 +125,23 @@ def journey(stack: tuple[Stack, list[Company]]) -> Iterator[Journey]:
     running, companies = stack
     yield Journey(running, companies)
     running.control("DELETE", "/control/faults")
+
+
+@pytest.fixture(scope="package")
+def bot(stack: tuple[Stack, list[Company]]) -> Company:
+    """A company whose sender a chatbot has first."""
+    running, _ = stack
+    document = example_documents(running.salesforce_port, running.infobip_port, orgs=4)[3]
+    document["channels"][0] |= {"welcomeMessage": "Hang tight.", "closingMessage": "Goodbye."}
+    document["channels"][0]["senders"][0]["chatbotFirst"] = True
+    return move_in(running, document)
+
+
+@pytest.fixture
+def chat(journey: Journey, bot: Company) -> Iterator[tuple[Journey, Company, str]]:
+    """A journey at that company, with an end user of its own."""
+    journey.call("POST", "/control/chatbot", {"org": bot.org, "lag": 0.3, "queues": False, "tellsEnd": True})
+    yield journey, bot, f"38595{uuid4().int % 10**7:07d}"
+    journey.call("POST", "/control/clock", {"ahead": 0})
+    usual = {"lag": 2.5, "queues": False, "takesHistory": False, "pageSeconds": 0, "tellsEvents": True}
+    journey.call("POST", "/control/chatbot", {"org": bot.org, **usual})

@@ -1,71 +1,23 @@
 """A chatbot hands over to a rep, through all processes and both platforms."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
-import pytest
-
 from connector.events import MARK
-from devstack.documents import example_documents
 from devstack.stack import Stack
-from tests.journeys.conftest import Company, Entry, Journey, move_in
-
-WELCOME, CLOSING = "Hang tight.", "Goodbye."
-BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
-
-
-@pytest.fixture(scope="module")
-def bot(stack: tuple[Stack, list[Company]]) -> Company:
-    """A company whose sender a chatbot has first."""
-    running, _ = stack
-    document = example_documents(running.salesforce_port, running.infobip_port, orgs=4)[3]
-    document["channels"][0] |= {"welcomeMessage": WELCOME, "closingMessage": CLOSING}
-    document["channels"][0]["senders"][0]["chatbotFirst"] = True
-    return move_in(running, document)
-
-
-@pytest.fixture
-def chat(journey: Journey, bot: Company) -> Iterator[tuple[Journey, Company, str]]:
-    """A journey at that company, with an end user of its own."""
-    journey.call("POST", "/control/chatbot", {"org": bot.org, "lag": 0.3, "queues": False, "tellsEnd": True})
-    yield journey, bot, f"38595{uuid4().int % 10**7:07d}"
-    journey.call("POST", "/control/chatbot", {"org": bot.org, "lag": 2.5, "queues": False, "takesHistory": False})
-
-
-Chat = tuple[Journey, Company, str]
-
-
-def begin(chat: Chat, messages: list[dict[str, Any]]) -> str:
-    """Let a conversation with the chatbot have gone on; gives its id at Infobip."""
-    journey, bot, user = chat
-    body = {"org": bot.org, "from": user, "to": bot.sender, "name": "Ana", "messages": messages}
-    return str(journey.call("POST", "/control/chatbot/conversations", body)["conversation"])
-
-
-def hand_over(chat: Chat, conversation: str, **more: object) -> list[dict[str, Any]]:
-    journey, _, _ = chat
-    body = {"conversation": conversation, **more}
-    answers: list[dict[str, Any]] = journey.call("POST", "/control/chatbot/handover", body)["answers"]
-    return answers
-
-
-def told(chat: Chat) -> list[str]:
-    """What the rep sees of this end user, in order."""
-    journey, _, user = chat
-    return [entry["text"] for entry in journey.seen("interaction", sender=user) if entry["status"] == 202]
-
-
-def wait_for_end_of_transcript(chat: Chat, seconds: float = 30) -> Entry:
-    journey, _, user = chat
-    return journey.wait_for_one("interaction", sender=user, text=END, seconds=seconds)
-
-
-def sent(chat: Chat, text: str) -> list[Entry]:
-    journey, _, user = chat
-    return journey.seen("send", to=user, text=text)
-
+from tests.journeys.chatting import (
+    BEGIN,
+    CLOSING,
+    END,
+    WELCOME,
+    Chat,
+    begin,
+    hand_over,
+    sent,
+    told,
+    wait_for_end_of_transcript,
+)
 
 KINDS: list[tuple[str, dict[str, Any], str]] = [
     ("TEXT", {"text": "word {n}"}, "word {n}"),

@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -23,123 +23,35 @@ from messaging.claims import Given
 from messaging.doctor import handovers_succeed
 from messaging.handover import UnusableCall, parse_call
 from messaging.models import Direction, Handover, Lane, Message, Session, Status
-from messaging.sessions import Opening
 from tenants.doctor import OrgSnapshot
 from tenants.models import AtEnd, Org, SalesforceConnection, TranscriptForm
 from tenants.tenancy import every_org
-from tests.conftest import World, whatsapp_text
+from tests.conftest import World
+from tests.messaging.handing_over import (
+    BEGIN,
+    CONVERSATION,
+    END,
+    TOKEN,
+    USER,
+    call,
+    conversation_event,
+    import_all,
+    line,
+    open_session,
+    step,
+    tell,
+    waiting,
+    write,
+)
 from tests.support.happenings import receive_webhook
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-USER = "385991234567"
-CONVERSATION = "4461ea29-c09e-4ba8-a751-df86cf0a0eb9"
-TOKEN = "t-acme"
 
 
 @pytest.fixture(autouse=True)
 def see_every_org() -> Iterator[None]:
     with every_org():
         yield
-
-
-@pytest.fixture
-def chatbot(acme: World) -> World:
-    acme.sender.chatbot_first = True
-    acme.sender.save()
-    acme.account.handover_token = TOKEN
-    acme.account.save()
-    return acme
-
-
-@pytest.fixture
-def infobip() -> Iterator[responses.RequestsMock]:
-    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
-        yield mock
-
-
-def line(text: str, *, by: str = "CUSTOMER", at: datetime | None = None, **more: Any) -> dict[str, Any]:
-    """One message of the conversation, as Infobip lists it."""
-    inbound = by == "CUSTOMER"
-    numbers = (USER, "447700900123")
-    return {
-        "id": str(uuid4()),
-        "channel": "WHATSAPP",
-        "from": numbers[0 if inbound else 1],
-        "to": numbers[1 if inbound else 0],
-        "direction": "INBOUND" if inbound else "OUTBOUND",
-        "authorType": by,
-        "createdAt": (at or timezone.now() - timedelta(minutes=1)).isoformat(),
-        "content": {"text": text},
-        "contentType": "TEXT",
-        **more,
-    }
-
-
-def tell(infobip: responses.RequestsMock, lines: Sequence[dict[str, Any]]) -> None:
-    """Let Infobip give these lines from now on."""
-    url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
-    infobip.remove("GET", url)
-    infobip.get(url, json={"messages": list(lines), "pagination": {"totalItems": len(lines), "page": 0, "limit": 250}})
-
-
-def conversation_event(message: dict[str, Any], channel_id: str) -> dict[str, Any]:
-    """The signed event with which Infobip tells of a line."""
-    told = {
-        "id": message["id"],
-        "messageId": channel_id,
-        "channel": "WHATSAPP",
-        "from": message["from"],
-        "to": message["to"],
-    }
-    told |= {"conversationId": CONVERSATION, "createdAt": message["createdAt"], "content": message["content"]}
-    payload = {"id": CONVERSATION, "status": "OPEN", "channel": "WHATSAPP", "message": told}
-    return {"type": "INBOUND_MESSAGE", "timestamp": message["createdAt"], "payload": payload}
-
-
-def call(world: World, **more: Any) -> Handover:
-    body = {"conversationId": CONVERSATION, "senderNumber": f"+{USER}", **more}
-    assert handover.accept(world.account, parse_call(body))
-    return Handover.objects.latest("pk")
-
-
-def step(work: Handover) -> Handover:
-    """Do the next step now, whenever it is due."""
-    Handover.objects.filter(pk=work.pk).update(due_at=timezone.now())
-    (claimed,) = handover.claim(5)
-    assert claimed.handover_id == work.pk
-    handover.carry_on(claimed)
-    work.refresh_from_db()
-    return work
-
-
-def import_all(work: Handover) -> Handover:
-    """Carry a hand-over on until its transcript is in the lane; time passes as it must."""
-    for _ in range(6):
-        if work.state not in (Handover.State.CALLED, Handover.State.READING):
-            break
-        Handover.objects.filter(pk=work.pk).update(called_at=timezone.now() - timedelta(seconds=4))
-        step(work)
-    return work
-
-
-def waiting() -> list[str]:
-    """The inbound texts in the order in which they leave."""
-    inbound = Message.objects.filter(direction=Direction.INBOUND, status=Status.PENDING)
-    return list(inbound.order_by("lane", "position").values_list("text", flat=True))
-
-
-def write(world: World, text: str, **more: Any) -> None:
-    result = whatsapp_text(text, to=world.sender.number, user=USER, **{"message_id": f"wamid.{uuid4()}", **more})
-    receive_webhook(world.account, [result])
-
-
-def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
-    assert work.conversation_id is not None
-    sessions.open_sessions([Opening(work.org_id, work.conversation_id, "c0a2c1b4", session)])
-
-
-BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
 
 
 def test_while_the_chatbot_has_a_conversation_nothing_is_relayed(chatbot: World) -> None:
@@ -296,7 +208,7 @@ def test_who_took_the_hand_over_up_meanwhile_decides(chatbot: World, infobip: re
     tell(infobip, [line("Hi")])
     work = step(call(chatbot))
     Handover.objects.filter(pk=work.pk).update(
-        due_at=timezone.now(), found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=5)
+        due_at=timezone.now(), found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=5)
     )
     (lost,) = handover.claim(1)
     Handover.objects.filter(pk=work.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
@@ -345,6 +257,7 @@ def test_a_second_hand_over_brings_only_what_is_new(chatbot: World, infobip: res
     tell(infobip, [first])
     work = import_all(call(chatbot))
     open_session(work)
+    write(chatbot, "to the rep")
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
     due_sessions.process_due()
     Message.objects.update(status=Status.SENT)
@@ -540,7 +453,7 @@ def test_a_transcript_that_cannot_be_written_does_not_hold_back_the_customer_for
     tell(infobip, [line("Hi")])
     work = step(call(chatbot))
     write(chatbot, "are you there?")
-    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=4))
     fail_until_given_up(work)
     assert work.state == Handover.State.RELAYED and "ZoneInfoNotFoundError" in work.problem
     assert waiting() == [f"{MARK} The conversation with the chatbot could not be read", "are you there?"]
@@ -552,7 +465,7 @@ def test_what_the_database_refuses_of_one_hand_over_ends_it_and_lets_the_custome
     tell(infobip, [line("Hi")])
     work = step(call(chatbot))
     write(chatbot, "are you there?")
-    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=4))
     refuse = "ALTER TABLE messaging_message ADD CONSTRAINT refused CHECK (source_entry NOT LIKE 'handover:%') NOT VALID"
     with connection.cursor() as cursor:
         cursor.execute(refuse)
@@ -706,7 +619,7 @@ TAKEN = {"conversationIdentifier": "c0a2c1b4", "messagingSessionId": SESSION}
 def ready(work: Handover) -> Handover:
     """Bring a hand-over to where its transcript is passed on."""
     step(work)
-    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), called_at=timezone.now() - timedelta(seconds=4))
+    Handover.objects.filter(pk=work.pk).update(found_at=timezone.now(), held_at=timezone.now() - timedelta(seconds=4))
     return work
 
 

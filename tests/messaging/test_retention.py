@@ -11,7 +11,15 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from messaging import retention, tasks
-from messaging.models import ChatbotMessage, EarlyRep, ReceivedEvent
+from messaging.models import (
+    ChatbotMessage,
+    Conversation,
+    EarlyRep,
+    Handover,
+    LeftMessage,
+    ReceivedEvent,
+    TranscriptLine,
+)
 from tenants.models import ApiCall, Draft, Membership, PendingSignIn, WebSession
 from tenants.tenancy import every_org
 from tests.conftest import World
@@ -50,6 +58,27 @@ def fill(world: World, *, more: timedelta) -> None:
         at=ago(retention.ARRIVALS_KEPT, more=more),
     )
     EarlyRep.objects.create(org=world.org, identifier=mark, at=ago(retention.EARLY_REPS_KEPT, more=more))
+    conversation = Conversation.objects.create(org=world.org, channel=world.channel, subject=mark)
+    handover = Handover.objects.create(
+        org=world.org, account=world.account, infobip_conversation=mark, end_user="1", called_at=timezone.now()
+    )
+    LeftMessage.objects.create(
+        org=world.org,
+        conversation=conversation,
+        source_entry="w",
+        written_at=timezone.now(),
+        arrived_at=ago(retention.ARRIVALS_KEPT, more=more),
+    )
+    TranscriptLine.objects.create(
+        org=world.org,
+        account=world.account,
+        handover=handover,
+        conversation=conversation,
+        infobip_id=mark,
+        at=timezone.now(),
+        ordinal=0,
+        read_at=ago(retention.ARRIVALS_KEPT, more=more),
+    )
     member = Membership.objects.create(
         org=world.org, user_id=mark[:18], username="u", name="n", role="rep", signed_in_at=timezone.now()
     )

@@ -26,7 +26,16 @@ from connector.infobip import webhooks
 from connector.infobip.conversations import Line, parse_line
 from connector.payload import DEEPEST, FIRST_TIME, objects_of, parse_json
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent, Topic, created_at, is_typing, parse_event
-from messaging.models import Address, ChatbotMessage, Conversation, Message, ReceivedEvent, Session
+from messaging.models import (
+    Address,
+    ChatbotMessage,
+    Conversation,
+    LeftMessage,
+    Message,
+    ReceivedEvent,
+    Session,
+    TranscriptLine,
+)
 from tests.payloads import FOLDER, load, names
 from tests.support.odd import LONG, ODD, places, replaced
 
@@ -94,12 +103,20 @@ RECORDINGS = [f"{folder}/{name}" for folder in READERS for name in names(folder)
 
 # where each field goes
 COLUMNS: dict[tuple[type, str], list[tuple[type[Model], str]]] = {
-    (MessageReceived, "external_id"): [(Message, "source_entry"), (ChatbotMessage, "channel_id")],
+    (MessageReceived, "external_id"): [
+        (Message, "source_entry"),
+        (ChatbotMessage, "channel_id"),
+        (LeftMessage, "source_entry"),
+        (TranscriptLine, "channel_id"),
+    ],
     (MessageReceived, "sender"): [(ChatbotMessage, "sender")],
     (MessageReceived, "end_user"): [(Conversation, "subject"), (Address, "address"), (ChatbotMessage, "end_user")],
     (MessageReceived, "aliases"): [(Address, "address")],
     (MessageReceived, "name"): [(Conversation, "name")],
-    (InfobipMessageRef, "conversation"): [(ChatbotMessage, "infobip_conversation")],
+    (InfobipMessageRef, "conversation"): [
+        (ChatbotMessage, "infobip_conversation"),
+        (LeftMessage, "infobip_conversation"),
+    ],
     (InfobipMessageRef, "message"): [(ChatbotMessage, "infobip_id")],
     (ReceiptReceived, "code"): [(Message, "error_code")],
     (ReceiptReceived, "reason"): [(Message, "error")],
@@ -110,7 +127,7 @@ COLUMNS: dict[tuple[type, str], list[tuple[type[Model], str]]] = {
     (SessionEnded, "conversation"): [(Conversation, "identifier")],
     (SessionEnded, "session"): [(Session, "salesforce_id")],
     (Ignored, "kind"): [(ReceivedEvent, "kind")],
-    (Line, "id"): [(ChatbotMessage, "infobip_id")],
+    (Line, "id"): [(ChatbotMessage, "infobip_id"), (TranscriptLine, "infobip_id")],
 }
 
 

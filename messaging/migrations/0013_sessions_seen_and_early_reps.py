@@ -8,7 +8,7 @@ from tenants.tenancy import isolation
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("messaging", "0011_operators_names_and_words"),
+        ("messaging", "0012_transcript_lines"),
         ("tenants", "0009_channel_created_at"),
     ]
 
