@@ -25,10 +25,14 @@ SHORT_ID = re.compile("[0-9A-Za-z]{15}")
 def find_messages(term: str) -> set[int]:
     """Look for a platform's id on each channel, as the index is by channel: it costs by channels, not by messages."""
     found = query(
-        """SELECT message.id FROM tenants_channel channel CROSS JOIN LATERAL (
+        """SELECT message.id FROM tenants_channel channel
+           CROSS JOIN LATERAL (
+               SELECT %s AS entry UNION ALL
+               SELECT DISTINCT account_id || ':' || %s FROM tenants_sender WHERE channel_id = channel.id) AS known
+           CROSS JOIN LATERAL (
                SELECT id FROM messaging_message
-               WHERE channel_id = channel.id AND source_entry = %s LIMIT %s) AS message""",
-        [term, MOST_LISTED],
+               WHERE channel_id = channel.id AND source_entry = known.entry LIMIT %s) AS message""",
+        [term, term, MOST_LISTED],
     )
     return {message_id for (message_id,) in found}
 
@@ -115,7 +119,8 @@ def arrivals_of(conversation_id: int) -> set[int]:
 def _keys(message: Message, also: Iterable[int]) -> list[str]:
     """Name the keys under which Infobip's webhooks about a message are kept; ``also``: further statuses of reports."""
     if message.direction == Direction.INBOUND:
-        return [f"message:{message.source_entry}", f"conversation:{message.source_entry}"]
+        name = re.sub(r"^\d+:", "", message.source_entry)  # where its account is not the channel's first: ingest.py
+        return [f"message:{name}", f"conversation:{name}"]
     return [f"seen:{message.uuid}", *(f"delivery:{message.uuid}:{n}" for n in (DELIVERED, *UNDER_WAY, *also))]
 
 

@@ -68,6 +68,10 @@ class _Sender(NamedTuple):
     id: int
     channel_id: int
     chatbot_first: bool
+    first_account: int  # of the channel's
+
+
+Senders = Mapping[tuple[int, str], _Sender]  # by account and number
 
 
 def _take_webhooks(arrivals: Sequence[Arrival]) -> bool:
@@ -97,12 +101,11 @@ def _take_webhooks(arrivals: Sequence[Arrival]) -> bool:
 def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incoming]:
     if not written:
         return []
-    _map_chatbot_messages(written)
     senders = _senders({arrival.account_id for arrival, _ in written if arrival.account_id is not None})
+    _map_chatbot_messages(written, senders)
     incoming = []
     for arrival, event in _in_order(written):
-        spellings = [(arrival.account_id or 0, each) for each in spellings_of(event.sender)]
-        sender = next((senders[each] for each in spellings if each in senders), None)
+        sender = _sender_of(arrival, event, senders)
         if sender is None:
             arrival.problem = f"the number ending in {event.sender[-4:]} is not set up as a sender of this account"
             count_refusal(arrival.account_id, "unknown sender", number=event.sender)
@@ -111,7 +114,7 @@ def _incoming(written: Sequence[tuple[Arrival, MessageReceived]]) -> list[Incomi
             Incoming(
                 party=Party(arrival.org_id, sender.channel_id, (event.end_user, *event.aliases), event.name),
                 sender_id=sender.id,
-                source_entry=event.external_id,
+                source_entry=_entry_of(arrival, event, sender),
                 parts=list(split_text(event.text, SALESFORCE_TEXT_LIMIT)),
                 written_at=event.received_at,
                 chatbot_first=sender.chatbot_first,
@@ -137,16 +140,29 @@ def _in_order(written: Sequence[tuple[Arrival, MessageReceived]]) -> Iterator[tu
     return (next(of_kind[event.ref is not None]) for _, event in written)
 
 
-def _senders(account_ids: set[int]) -> dict[tuple[int, str], _Sender]:
+def _senders(account_ids: set[int]) -> Senders:
     rows = query(
-        """SELECT account_id, number, id, channel_id, chatbot_first FROM tenants_sender
-           WHERE account_id = ANY(%s) AND retired_at IS NULL""",
+        """SELECT account_id, number, id, channel_id, chatbot_first, (
+               SELECT min(account_id) FROM tenants_sender other WHERE other.channel_id = sender.channel_id)
+           FROM tenants_sender sender WHERE account_id = ANY(%s) AND retired_at IS NULL""",
         [sorted(account_ids)],
     )
     return {(account_id, number): _Sender(*sender) for account_id, number, *sender in rows}
 
 
-def _map_chatbot_messages(written: Sequence[tuple[Arrival, MessageReceived]]) -> None:
+def _sender_of(arrival: Arrival, event: MessageReceived, senders: Senders) -> _Sender | None:
+    spellings = [(arrival.account_id or 0, each) for each in spellings_of(event.sender)]
+    return next((senders[each] for each in spellings if each in senders), None)
+
+
+def _entry_of(arrival: Arrival, event: MessageReceived, sender: _Sender | None) -> str:
+    """Name a message on its channel: ids are an account's own, and a channel may have senders of several."""
+    if sender is None or sender.first_account == arrival.account_id:
+        return event.external_id
+    return f"{arrival.account_id}:{event.external_id}"
+
+
+def _map_chatbot_messages(written: Sequence[tuple[Arrival, MessageReceived]], senders: Senders) -> None:
     """Keep where messages stand in conversations at Infobip: a transcript names them by these ids only."""
     named = [(arrival, event, event.ref) for arrival, event in written if event.ref is not None]
     if named:
@@ -163,7 +179,7 @@ def _map_chatbot_messages(written: Sequence[tuple[Arrival, MessageReceived]]) ->
                         "account_id": arrival.account_id,
                         "infobip_conversation": ref.conversation,
                         "infobip_id": ref.message,
-                        "channel_id": event.external_id,
+                        "channel_id": _entry_of(arrival, event, _sender_of(arrival, event, senders)),
                         "end_user": event.end_user,
                         "sender": event.sender,
                         "at": event.received_at,
@@ -196,6 +212,7 @@ def _enter(direction: Direction, incoming: Sequence[Incoming], *, also: Sequence
     for n, (message, lane) in enumerate(zip(incoming, found, strict=True)):
         if n not in nowhere:
             _add(entered, direction, message, lane, locked[lane.lane_id])
+        entered.heard[lane.conversation_id] = _heard(message, lane)
     append(entered.messages)
     keep_heard([entered.heard[each] for each in sorted(entered.heard)])
     for conversation_id, (org_id, channel_id) in sorted(entered.failed.items()):
@@ -251,15 +268,19 @@ def _add(entered: _Entered, direction: Direction, message: Incoming, lane: Found
                 failure=message.failure,
             )
         )
-    entered.heard[lane.conversation_id] = Heard(
+    if message.failure:
+        entered.failed[lane.conversation_id] = (lane.org_id, party.channel_id)
+
+
+def _heard(message: Incoming, lane: FoundLane) -> Heard:
+    """Say what a message tells of its conversation: also what is written to a chatbot opens the 24-hour window."""
+    return Heard(
         lane.conversation_id,
-        name=party.name,
+        name=message.party.name,
         identifier=message.identifier,
         sender_id=message.sender_id,
         written_at=message.written_at if message.sender_id else None,
     )
-    if message.failure:
-        entered.failed[lane.conversation_id] = (lane.org_id, party.channel_id)
 
 
 # from Salesforce

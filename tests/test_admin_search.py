@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 
 from messaging.models import Circuit, Lane, Message, ReceivedEvent, Upstream
-from tenants.models import Sender
+from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
 from tests.support.happenings import receive_webhook
@@ -104,6 +104,18 @@ def test_an_arrival_is_found_by_its_wamid_also_where_it_had_no_effect(operator: 
         receive_webhook(acme.account, [whatsapp_text("Hello?", to="447700900042", message_id="wamid.lost")])
         (event,) = ReceivedEvent.objects.all()
     assert rows(operator, "receivedevent", q="wamid.lost") == rows(operator, "receivedevent", q=event.key) == [event.pk]
+
+
+def test_a_message_to_a_channels_second_account_is_found_by_its_wamid_too(operator: Client, acme: World) -> None:
+    with every_org():
+        other = InfobipAccount.objects.create(
+            org=acme.org, name="other", base_url="https://other.api.infobip.com", api_key="k", webhook_secret="s"
+        )
+        second = Sender.objects.create(org=acme.org, account=other, channel=acme.channel, number="447700900555")
+        receive_webhook(other, [whatsapp_text("Hi", to=second.number, message_id="wamid.9")])
+        message = Message.objects.get()
+    assert rows(operator, "message", q="wamid.9") == [message.pk]
+    assert len(rows(operator, "receivedevent", conversation=message.conversation_id)) == 1
 
 
 def test_a_report_on_a_message_that_nobody_knows_is_found_by_its_uuid(operator: Client, acme: World) -> None:

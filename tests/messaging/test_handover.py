@@ -281,6 +281,7 @@ def test_welcome_and_closing_are_sent_once_and_the_chatbot_has_the_next_message(
         open_session(work)
         due_sessions.process_due()
         Session.objects.update(due_at=timezone.now())
+    Message.objects.filter(direction=Direction.INBOUND).update(status=Status.SENT)
     for _ in range(3):
         sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK", conversation="c0a2c1b4")
         due_sessions.process_due()

@@ -68,6 +68,27 @@ def test_a_repeated_webhook_is_one_message(acme: World) -> None:
     assert ReceivedEvent.objects.count() == Message.objects.count() == 1
 
 
+def test_two_accounts_of_a_channel_with_one_message_id_are_two_messages(acme: World) -> None:
+    other = InfobipAccount.objects.create(
+        org=acme.org, name="other", base_url="https://other.api.infobip.com", api_key="k", webhook_secret="s"
+    )
+    second = Sender.objects.create(org=acme.org, account=other, channel=acme.channel, number="447700900555")
+    receive_webhook(acme.account, [whatsapp_text("to the one", to=acme.sender.number, message_id="same")])
+    theirs = whatsapp_text("to the other", to=second.number, message_id="same")
+    for _ in range(2):
+        receive_webhook(other, [theirs])
+    assert sorted(Message.objects.values_list("text", flat=True)) == ["to the one", "to the other"]
+
+
+def test_what_is_written_to_a_chatbot_opens_the_window(acme: World) -> None:
+    Sender.objects.update(chatbot_first=True)
+    receive_webhook(acme.account, [text(acme, "hello")])
+    assert not Message.objects.exists()
+    conversation = Conversation.objects.get()
+    assert conversation.last_sender == acme.sender and conversation.window_closes_at is not None
+    assert conversation.window_closes_at > timezone.now() + timedelta(hours=23)
+
+
 def test_a_message_waits_in_the_lane_of_its_end_user(acme: World) -> None:
     receive_webhook(acme.account, [text(acme, "hello")])
     message = Message.objects.get()
