@@ -152,7 +152,7 @@ class Migration(migrations.Migration):
             options={
                 "indexes": [
                     models.Index(fields=["handover", "at", "ordinal"], name="transcript_line_in_order"),
-                    models.Index(fields=["infobip_conversation", "account"], name="transcript_line_of"),
+                    models.Index(fields=["org", "account", "infobip_conversation"], name="transcript_line_of"),
                     models.Index(fields=["conversation", "likeness"], name="transcript_line_likeness"),
                     models.Index(fields=["conversation", "channel_id"], name="transcript_line_channel_id"),
                     models.Index(fields=["read_at"], name="transcript_line_age"),

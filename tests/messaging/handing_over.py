@@ -5,7 +5,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import responses
+from django.db.models import F
 from django.utils import timezone
 
 from connector.events import MARK
@@ -19,6 +21,9 @@ from tests.support.happenings import receive_webhook
 USER = "385991234567"
 CONVERSATION = "4461ea29-c09e-4ba8-a751-df86cf0a0eb9"
 TOKEN = "t-acme"
+
+URL = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
+CLOCKS = pytest.mark.parametrize("ahead", [0, -60, 60])  # seconds
 
 
 def line(text: str, *, by: str = "CUSTOMER", at: datetime | None = None, **more: Any) -> dict[str, Any]:
@@ -104,3 +109,18 @@ def open_session(work: Handover, session: str = "0Mw5g000000AbCdCAK") -> None:
 
 
 BEGIN, END = f"{MARK} Conversation with the chatbot", f"{MARK} End of the conversation with the chatbot"
+
+
+def stamp(ahead: float = 0) -> datetime:
+    """What a clock shows that tells whole seconds."""
+    return (timezone.now() + timedelta(seconds=ahead)).replace(microsecond=0)
+
+
+def hear(world: World, said: dict[str, Any], channel_id: str) -> None:
+    """Let Infobip's event tell of a line."""
+    receive_webhook(world.account, [conversation_event(said, channel_id)])
+
+
+def pass_time(work: Handover, **more: float) -> None:
+    """Let the conversation have been the reps' for so much longer."""
+    Handover.objects.filter(pk=work.pk).update(held_at=F("held_at") - timedelta(**more))

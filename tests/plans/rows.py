@@ -16,6 +16,7 @@ from django.db import connection, models, transaction
 from messaging.models import (
     Address,
     Attempt,
+    ChatbotMessage,
     Circuit,
     Conversation,
     Direction,
@@ -23,9 +24,11 @@ from messaging.models import (
     Handover,
     Inbox,
     Lane,
+    LeftMessage,
     Message,
     ReceivedEvent,
     Session,
+    TranscriptLine,
 )
 from tenants.models import (
     Channel,
@@ -180,6 +183,21 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
             "conversation": "n",
             "infobip_conversation": "'conversation ' || n",
             "problem": "CASE WHEN n % 1000 = 0 THEN 'a problem' ELSE '' END",
+        },
+    ),
+    ChatbotMessage: (CONVERSATIONS, {"infobip_conversation": "'conversation ' || n", "infobip_id": "'message ' || n"}),
+    LeftMessage: (CONVERSATIONS, {"conversation": "n", "source_entry": "'entry ' || n", "settled": "n > 20"}),
+    TranscriptLine: (
+        CONVERSATIONS,
+        {
+            "conversation": "n",
+            "handover": "n",
+            "infobip_conversation": "'conversation ' || n",
+            "infobip_id": "'message ' || n",
+            "channel_id": "'entry ' || n",
+            "likeness": "'likeness ' || n % 1000",
+            "author": "'end user'",
+            "state": "'shown'",
         },
     ),
     Membership: (OTHERS, {"role": "CASE WHEN n % 1000 = 1 THEN 'admin' ELSE 'rep' END", "username": "'user ' || n"}),

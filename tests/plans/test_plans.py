@@ -16,8 +16,10 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
+from connector.events import InfobipMessageRef
+from connector.infobip.conversations import Author, Line, Page
 from connector.salesforce.platform_events import PlatformEvent, Topic
-from messaging import claims, due_sessions, handover, results, retention, sessions, subscriptions
+from messaging import claims, due_sessions, handover, left, results, retention, sessions, settling, subscriptions
 from messaging import doctor as messaging_doctor
 from messaging.admin import OfConversation
 from messaging.claims import Given
@@ -25,14 +27,15 @@ from messaging.conversations import start_outbound
 from messaging.delivery import Result
 from messaging.expiry import expire_waiting
 from messaging.intake import StreamBatch, receive_stream_batches
-from messaging.models import EventSubscription, Message, Outcome
+from messaging.left import UserMessage
+from messaging.models import EventSubscription, Handover, Message, Outcome
 from messaging.overdue import OpenCircuits
 from messaging.receipts import pending_receipts
 from messaging.sessions import Opening
 from templates_ui import panel
 from tenants import connecting, doctor
 from tenants.doctor.report import due_orgs
-from tenants.models import Org, Role, SalesforceConnection, Sender
+from tenants.models import Org, Role, SalesforceConnection, Sender, TranscriptForm
 from tenants.tenancy import every_org, org_scope
 from tests.conftest import World, delivery_report, reply_record, whatsapp_text
 from tests.plans import rows
@@ -83,6 +86,30 @@ def webhook(org: Org) -> bool:
     results = [whatsapp_text("hello", to=to, user=user, message_id=f"wamid.{user}") for user in [*wrote, "15550001111"]]
     with every_org():
         return receive_webhook(account, [*results, delivery_report(str(rows.message_uuid(rows.CONVERSATIONS + 1)))])
+
+
+def to_a_chatbot(org: Org) -> list[UserMessage]:
+    """Let customers write to a chatbot's sender, by a webhook and by an event."""
+    ids = org.infobip_accounts.get().pk, org.channels.get().pk
+    conversations = org.conversations.order_by("pk").values_list("pk", flat=True)[:3]
+    refs = [None, InfobipMessageRef("infobip conversation 1", "infobip id 1")]
+    return [
+        UserMessage(org.pk, *ids, conversation_id, f"wamid.{conversation_id}", "hello", timezone.now(), ref)
+        for conversation_id in conversations
+        for ref in refs
+    ]
+
+
+def read_on(org: Org) -> bool:
+    """Keep a page of a transcript, and see whether it is complete."""
+    work = org.handovers.filter(state=Handover.State.READING, conversation__isnull=False).order_by("pk")[0]
+    work.lease_id, work.held_at = uuid4(), timezone.now()
+    work.save(update_fields=["lease_id", "held_at"])
+    said = Line("infobip id 1", Author.END_USER, "hello", timezone.now(), rows.address(1), "447700900123")
+    settling.keep_page(work, 0, Page([(0, said)], more=False))
+    settling.settle_lines(work, TranscriptForm.LINES)
+    assert settling.entries_of(work)
+    return settling.is_complete(work)
 
 
 def event(org: Org) -> Message:
@@ -153,6 +180,9 @@ def test_a_turn_of_a_loop_costs_by_what_is_due(large_site: None, name: str) -> N
 CALLS: dict[str, Callable[[Org], Any]] = {
     "ingesting a webhook": webhook,
     "ingesting a rep's message": event,
+    "leaving messages to a transcript": lambda org: left.leave(to_a_chatbot(org)),
+    "finding what a transcript shows": lambda org: left.find_shown(to_a_chatbot(org)),
+    "reading on in a transcript": read_on,
     "opening sessions": lambda org: sessions.open_sessions([Opening(org.pk, 1, "conversation 1", "0Mw5g00000Newer")]),
     "ending a session": lambda org: sessions.end(org.pk, rows.session(1), conversation="conversation 1"),
     "ending a session that nobody knew": lambda org: sessions.end(org.pk, UNKNOWN, conversation="conversation 1"),

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -97,6 +98,28 @@ def test_a_call_that_is_refused_gives_the_conversation_back_to_the_bot() -> None
             assert (await sides.journal(kind="handover_call"))[0]["status"] == 503
             (row,) = [row for row in sides.sandbox.world.wire.describe() if row["text"] == "The chatbot calls for a person"]
             assert (row["done"], row["trouble"]) == (True, "answered 503")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("ahead", [0, -60, 60])
+def test_its_clock_tells_whole_seconds_and_may_be_wrong(ahead: float) -> None:
+    async def scenario() -> None:
+        async with chatbot() as sides:
+            await sides.control("POST", "/control/clock", {"ahead": ahead})
+            before = time.time()
+            conversation = await begin(sides)
+            await ana_writes(sides, "Hi")
+            ((_, event),) = await sides.until(lambda: arrivals(sides, "event"))
+            ((_, webhook),) = await sides.until(lambda: arrivals(sides, "whatsapp"))
+            _, listed = await call(sides, "GET", f"{conversation}/messages?limit=999&orderBy=createdAt:asc")
+            times = [
+                json.loads(webhook)["results"][0]["receivedAt"],
+                json.loads(event)["payload"]["message"]["createdAt"],
+                listed["messages"][0]["createdAt"],
+            ]
+            told = {datetime.fromisoformat(each).timestamp() for each in times}
+            assert len(told) == 1 and all(each % 1 == 0 and -1 <= each - before - ahead < 5 for each in told)
 
     asyncio.run(scenario())
 
