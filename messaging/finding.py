@@ -25,15 +25,19 @@ SHORT_ID = re.compile("[0-9A-Za-z]{15}")
 def find_messages(term: str) -> set[int]:
     """Look for a platform's id on each channel, as the index is by channel: it costs by channels, not by messages."""
     found = query(
-        """SELECT message.id FROM tenants_channel channel
-           CROSS JOIN LATERAL (
-               SELECT %s AS entry UNION ALL
-               SELECT DISTINCT account_id || ':' || %s FROM tenants_sender WHERE channel_id = channel.id) AS known
-           CROSS JOIN LATERAL (
+        """SELECT message.id FROM tenants_channel channel CROSS JOIN LATERAL (
                SELECT id FROM messaging_message
-               WHERE channel_id = channel.id AND source_entry = known.entry LIMIT %s) AS message""",
-        [term, term, MOST_LISTED],
+               WHERE channel_id = channel.id AND source_entry = %s LIMIT %s) AS message""",
+        [term, MOST_LISTED],
     )
+    if not found:  # of a channel's further accounts, ids stand behind the account's number: ingest.py
+        found = query(
+            """SELECT message.id FROM (SELECT DISTINCT channel_id, account_id FROM tenants_sender) AS used
+               CROSS JOIN LATERAL (
+                   SELECT id FROM messaging_message WHERE channel_id = used.channel_id
+                     AND source_entry = used.account_id || ':' || %s LIMIT %s) AS message""",
+            [term, MOST_LISTED],
+        )
     return {message_id for (message_id,) in found}
 
 

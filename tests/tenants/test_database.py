@@ -353,7 +353,6 @@ def test_trouble_that_lasts_is_a_line_at_once_and_one_now_and_then(monkeypatch: 
 def test_another_kind_of_trouble_is_a_line_at_once_and_never_what_somebody_wrote(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_troubles", {})
     lines: list[dict[str, object]] = []
     told = SimpleNamespace(warning=lambda event, **facts: lines.append({"event": event, **facts}))
     monkeypatch.setattr(database, "log", told)
