@@ -580,6 +580,7 @@ def accounts_step(request: PageRequest) -> HttpResponse:
         "form": AccountForm() if action == "change" else form,
         "change": form,
         "changing": account if action == "change" else None,
+        "about": account,
         "problem": problem,
         "accounts": [connecting.describe_account(each) for each in accounts],
     }

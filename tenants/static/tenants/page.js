@@ -33,6 +33,30 @@
     }
   });
 
+  // A form that was refused comes back with the reason at its place: neither the page's beginning nor the field that had
+  // the cursor is where to look then. After one that was taken another page follows, by a redirect.
+  const mayBeRefused = ({ detail }) =>
+    detail?.requestConfig?.verb === "post" && detail.xhr.responseURL.endsWith(detail.pathInfo.requestPath);
+
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const answer = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
+    if (mayBeRefused(event) && event.detail.shouldSwap && answer.querySelector("#main [role=alert]:not([hidden])")) {
+      event.detail.swapOverride = "outerHTML show:none";
+    }
+  });
+
+  function showRefusal(part) {
+    const reason = part.querySelector(".wrong [role=alert]") ?? part.querySelector("[role=alert]:not([hidden])");
+    if (!reason) return;
+    for (let box = reason.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+    const field = reason.closest(".wrong");
+    if (!part.matches(".outcome")) { // who chooses keeps the cursor where it is
+      reason.tabIndex = -1;
+      (field?.querySelector("input:not([type=hidden]), select, textarea") ?? reason).focus({ preventScroll: true });
+    }
+    (field ?? reason).scrollIntoView({ block: "nearest" });
+  }
+
   document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
   document.addEventListener("htmx:responseError", (event) => {
     const { status, responseText } = event.detail.xhr;
@@ -278,10 +302,12 @@
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
   else ready();
-  document.addEventListener("htmx:afterSwap", () => {
+  document.addEventListener("htmx:afterSwap", (event) => {
     document.getElementById("alert").hidden = true;
     takeToken();
     readTimes();
-    document.querySelector("[autofocus]")?.focus();
+    if (!event.target.querySelector) return; // a text beside the part
+    event.target.querySelector("[autofocus]")?.focus();
+    if (mayBeRefused(event)) showRefusal(event.target);
   });
 })();
