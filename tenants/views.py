@@ -15,6 +15,7 @@ from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
@@ -724,5 +725,6 @@ def doctor_view(request: PageRequest) -> HttpResponse:
         "trouble": any(each.state is not doctor.State.NOTE for each in listed),
         "passed": [each for each in findings if each.state not in order],
         "problem": problem,
+        "checked_at": timezone.now(),
     }
     return show_step(request, "summary", context, "tenants/doctor.html")
