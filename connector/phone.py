@@ -19,6 +19,7 @@ LEAST_DIGITS, MOST_DIGITS = 5, 15
 _PLAIN = re.compile(rf"[1-9][0-9]{{{LEAST_DIGITS - 1},{MOST_DIGITS - 1}}}")
 _FORMULA = re.compile(r"\+?\d+\.\d{1,2}")  # what a spreadsheet makes of a number: the digits behind the dot are not its own
 _BETWEEN = {"(", ")", ".", "/", "\u00b7", "\u2022"}
+_PLUS = re.compile(r"[\s(]*\+")
 _FOREIGN = "00"  # how most countries dial abroad
 # https://faq.whatsapp.com/1294841057948784
 _BRAZIL = re.compile(r"55([1-9]\d)(9?)([6-9]\d{7})")
@@ -73,7 +74,8 @@ def read(value: object) -> str:
     text = pasted(unicodedata.normalize("NFKC", value[:200]))
     if _FORMULA.fullmatch(text):
         raise NotANumber("It ends in a decimal point and digits, as a spreadsheet writes numbers. Leave them out.")
-    plus, text = text.startswith("+"), text.removeprefix("+")
+    if plus := _PLUS.match(text):  # also within the brackets of the country's code
+        text = text[plus.end() :]
     digits = ""
     for each in text:
         digit = unicodedata.digit(each, None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, When
@@ -9,6 +10,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
+from connector.phone import digits_of
 from messaging import finding
 from messaging.models import (
     Attempt,
@@ -35,7 +37,18 @@ class OfConversation(OfOne):
         return self.model_admin.ids_of_conversation(pk)  # type: ignore[no-any-return]
 
 
-class OfEndUser(Ledger):
+class BesideConversations(Ledger):
+    """Rows without a person's number or name, which are looked up among the conversations."""
+
+    def look_elsewhere(self, term: str) -> str:
+        if not digits_of(term) and any(each.isdigit() for each in term):
+            return ""  # an id
+        where = f"{_page(Conversation, 'changelist')}?{urlencode({'q': term})}"
+        words = "A phone number or a name is looked up among the conversations, which lead to all that is kept of them."
+        return format_html('{} <a href="{}">Search the conversations for “{}”</a>', words, where, term)
+
+
+class OfEndUser(BesideConversations):
     """Rows that belong to a conversation, and say whose it is."""
 
     named = ["conversation"]
@@ -224,7 +237,7 @@ class LaneAdmin(OfEndUser):
 
 
 @admin.register(ReceivedEvent)
-class ReceivedEventAdmin(Ledger):
+class ReceivedEventAdmin(BesideConversations):
     list_display = ["key", "org", "kind", "problem", "received_at"]
     list_filter = [
         indexed_filter(with_a_problem=Indexed("problem <> ''", ["-id"], of_org=["-received_at"])),

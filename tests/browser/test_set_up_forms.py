@@ -113,7 +113,7 @@ def no_answer(page: Page) -> None:
     page.route("**/setup/senders", lambda route: None)
 
 
-FAILS: dict[str, tuple[Callable[[Page], None], str]] = {
+FAILS: dict[str, tuple[Callable[[Page], object], str]] = {
     "no connection": (lambda page: page.context.set_offline(True), "The connector does not answer."),
     "cut off": (lambda page: page.route("**/setup/senders", lambda route: route.abort()), "The connector does not answer."),
     "no answer": (no_answer, "The connector does not answer."),

@@ -15,6 +15,7 @@ ADA = "385991234567"
         "00385991234567",
         "  +385 99 123 4567\n",
         "+385 (99) 123-4567",
+        "(+385) 99/123-4567",
         "385.99.123.4567",
         "385/99/1234567",
         "+385\u00a099\u2009123\u202f4567",  # spaces that are none to an eye
@@ -39,6 +40,7 @@ def test_a_number_is_the_same_however_it_is_written(written: object) -> None:
         (385991234567.0, "not a text"),
         ("3.85991234567E+11", "something else"),
         ("385991234567 ext 3", "something else"),
+        ("385 99 +1234567", "something else"),
         ("385991234567,385991234568", "something else"),
         ("0991234567", "no code of a country"),
         ("+0385991234567", "no code of a country"),
