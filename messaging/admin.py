@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from connector.phone import digits_of
-from messaging import finding
+from messaging import finding, waiting
 from messaging.models import (
     Attempt,
     Circuit,
@@ -23,6 +23,7 @@ from messaging.models import (
     Message,
     ReceivedEvent,
     Session,
+    Status,
     Upstream,
 )
 from tenants.ledgers import MOST_LISTED, Indexed, Ledger, OfOne, ReadOnly, heading, indexed_filter
@@ -114,8 +115,24 @@ class MessageAdmin(OfEndUser):
     ]
     search_fields = ["uuid"]
     search_help_text = "A message's id here (a uuid), or its id at the platform that it came from (such as wamid…)."
+    readonly_fields = ["waits_because"]
     newest_of_org = "-created_at"
     inlines = [AttemptInline]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """Show why it waits only where it does, beside its status."""
+        fields = [each for each in super().get_fields(request, obj) if each != "waits_because"]
+        if obj is not None and obj.status == Status.PENDING:
+            fields.insert(fields.index("status") + 1, "waits_because")
+        return fields
+
+    @admin.display(description="waits because")
+    def waits_because(self, message: Message) -> str:
+        """Name what holds it up, and lead there."""
+        reason = waiting.why(message)
+        if reason is None or reason.row is None:
+            return reason.words if reason else ""
+        return format_html("{}: {}", reason.words, link_to(reason.row, reason.name))
 
     def find(self, term: str) -> set[int]:
         return super().find(term) | finding.find_messages(term)
