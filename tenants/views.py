@@ -464,8 +464,9 @@ def channel_step(request: PageRequest) -> HttpResponse:
         elif not context:
             form.add_error("context", "The channel's definition was not found. Give its developer name.")
         else:
-            connecting.keep_channel(request.org, chosen, context=context, who=request.member.name)
-            return _next(request, "accounts")
+            kept_channel = connecting.keep_channel(request.org, chosen, context=context, who=request.member.name)
+            where = reverse("step", args=[request.org.handle, "texts"])
+            return HttpResponseRedirect(f"{where}?channel={kept_channel.pk}")
     context_of_page = {
         "form": form,
         "problem": problem,

@@ -190,3 +190,17 @@ def test_a_mistyped_org_and_a_wrong_key_can_be_taken_back(acme: tuple[Stack, str
     page.get_by_role("button", name="Connect again").click()
     expect(page.get_by_role("heading", name="Connect your org")).to_be_visible(timeout=WAIT_MS)
     check_widths(page, "connect-draft")
+
+
+def test_a_number_stays_in_one_line_and_the_present_step_looks_so_under_the_pointer(page: Page) -> None:
+    sign_in(page)
+    expect(page.get_by_role("heading", name="What is connected")).to_be_visible(timeout=WAIT_MS)
+    number = page.locator("dd .number").first
+    expect(number).to_have_text("+44 7700 900123")
+    number.evaluate("each => each.parentElement.style.width = '80px'")
+    assert number.evaluate("each => each.getClientRects().length") == 1
+    present = page.locator(".path [aria-current]")
+    colour = "each => getComputedStyle(each).backgroundColor"
+    before = present.evaluate(colour)
+    present.hover()
+    assert present.evaluate(colour) == before
