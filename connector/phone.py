@@ -12,12 +12,14 @@ import unicodedata
 import phonenumbers
 
 from connector.events import clean
+from connector.pasted import pasted
 
 LEAST_DIGITS, MOST_DIGITS = 5, 15
 
 _PLAIN = re.compile(rf"[1-9][0-9]{{{LEAST_DIGITS - 1},{MOST_DIGITS - 1}}}")
 _FORMULA = re.compile(r"\+?\d+\.\d{1,2}")  # what a spreadsheet makes of a number: the digits behind the dot are not its own
 _BETWEEN = {"(", ")", ".", "/", "\u00b7", "\u2022"}
+_PLUS = re.compile(r"[\s(]*\+")
 _FOREIGN = "00"  # how most countries dial abroad
 # https://faq.whatsapp.com/1294841057948784
 _BRAZIL = re.compile(r"55([1-9]\d)(9?)([6-9]\d{7})")
@@ -69,10 +71,11 @@ def read(value: object) -> str:
         value = str(value)
     if not isinstance(value, str):
         raise NotANumber("It is not a text of digits.")
-    text = "".join(each for each in unicodedata.normalize("NFKC", value[:200]) if not _is_invisible(each)).strip()
+    text = pasted(unicodedata.normalize("NFKC", value[:200]))
     if _FORMULA.fullmatch(text):
         raise NotANumber("It ends in a decimal point and digits, as a spreadsheet writes numbers. Leave them out.")
-    plus, text = text.startswith("+"), text.removeprefix("+")
+    if plus := _PLUS.match(text):  # also within the brackets of the country's code
+        text = text[plus.end() :]
     digits = ""
     for each in text:
         digit = unicodedata.digit(each, None)
@@ -89,10 +92,6 @@ def read(value: object) -> str:
     return digits
 
 
-def _is_invisible(character: str) -> bool:
-    return unicodedata.category(character) in ("Cf", "Mn")  # zero-width and direction marks, variation selectors
-
-
 def _is_between(character: str) -> bool:
     return character.isspace() or character in _BETWEEN or unicodedata.category(character) == "Pd" or character == "\u2212"
 
@@ -101,7 +100,7 @@ def address_of(value: object) -> str:
     """Read where an end user is found: a number, as digits, or an id such as ``HR.1234567890``; empty for all else."""
     if digits := digits_of(value):
         return digits
-    text = "".join(each for each in clean(value[:200]) if not _is_invisible(each)).strip() if isinstance(value, str) else ""
+    text = pasted(clean(value[:200])) if isinstance(value, str) else ""
     is_id = any(each.isalpha() for each in text) or (text.isdecimal() and len(text) > MOST_DIGITS)
     return text if is_id else ""
 

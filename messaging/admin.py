@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, When
@@ -9,7 +10,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
-from messaging import finding
+from connector.phone import digits_of
+from messaging import finding, waiting
 from messaging.models import (
     Attempt,
     Circuit,
@@ -21,6 +23,7 @@ from messaging.models import (
     Message,
     ReceivedEvent,
     Session,
+    Status,
     Upstream,
 )
 from tenants.ledgers import MOST_LISTED, Indexed, Ledger, OfOne, ReadOnly, heading, indexed_filter
@@ -35,7 +38,18 @@ class OfConversation(OfOne):
         return self.model_admin.ids_of_conversation(pk)  # type: ignore[no-any-return]
 
 
-class OfEndUser(Ledger):
+class BesideConversations(Ledger):
+    """Rows without a person's number or name, which are looked up among the conversations."""
+
+    def look_elsewhere(self, term: str) -> str:
+        if not digits_of(term) and any(each.isdigit() for each in term):
+            return ""  # an id
+        where = f"{_page(Conversation, 'changelist')}?{urlencode({'q': term})}"
+        words = "A phone number or a name is looked up among the conversations, which lead to all that is kept of them."
+        return format_html('{} <a href="{}">Search the conversations for “{}”</a>', words, where, term)
+
+
+class OfEndUser(BesideConversations):
     """Rows that belong to a conversation, and say whose it is."""
 
     named = ["conversation"]
@@ -101,8 +115,24 @@ class MessageAdmin(OfEndUser):
     ]
     search_fields = ["uuid"]
     search_help_text = "A message's id here (a uuid), or its id at the platform that it came from (such as wamid…)."
+    readonly_fields = ["waits_because"]
     newest_of_org = "-created_at"
     inlines = [AttemptInline]
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        """Show why it waits only where it does, beside its status."""
+        fields = [each for each in super().get_fields(request, obj) if each != "waits_because"]
+        if obj is not None and obj.status == Status.PENDING:
+            fields.insert(fields.index("status") + 1, "waits_because")
+        return fields
+
+    @admin.display(description="waits because")
+    def waits_because(self, message: Message) -> str:
+        """Name what holds it up, and lead there."""
+        reason = waiting.why(message)
+        if reason is None or reason.row is None:
+            return reason.words if reason else ""
+        return format_html("{}: {}", reason.words, link_to(reason.row, reason.name))
 
     def find(self, term: str) -> set[int]:
         return super().find(term) | finding.find_messages(term)
@@ -224,7 +254,7 @@ class LaneAdmin(OfEndUser):
 
 
 @admin.register(ReceivedEvent)
-class ReceivedEventAdmin(Ledger):
+class ReceivedEventAdmin(BesideConversations):
     list_display = ["key", "org", "kind", "problem", "received_at"]
     list_filter = [
         indexed_filter(with_a_problem=Indexed("problem <> ''", ["-id"], of_org=["-received_at"])),

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from django.utils import timezone
 
-from messaging.models import Circuit, EventSubscription, Handover, Upstream
+from messaging.models import EventSubscription, Handover, Upstream
 from messaging.query import query
 from tenants.doctor import OrgSnapshot, Seen, State, check
 
 SILENCE = timedelta(minutes=10)  # Salesforce answers an idle stream every 270 seconds
+WAITED = timedelta(minutes=1)  # after which what waits at a failing endpoint is more than a hiccup
 LONGEST_WAITING = timedelta(minutes=15)
 LATELY = timedelta(days=7)
 MOST_COUNTED = 1_000
@@ -37,20 +39,68 @@ def stream_is_read(org: OrgSnapshot) -> Iterator[Seen]:
     "Connections",
     title="Connection to {of}",
     expected="calls that succeed",
-    why="While all calls fail, messages wait. They are sent in order afterwards.",
-    remedy="See the other findings. We try again every ten seconds, and continue once a call succeeds.",
+    why="While all calls fail, messages wait. None is lost: they are sent in order afterwards.",
+    remedy="See the other findings. We try again at least every twenty seconds for up to 72 hours, "
+    "and send what waits as soon as a call succeeds.",
 )
-def circuits_are_closed(org: OrgSnapshot) -> Iterator[Seen]:
-    named = {(Upstream.SALESFORCE, each.pk): each.name for each in org.channels}
+def connections_work(org: OrgSnapshot) -> Iterator[Seen]:
+    channels = {each.pk: each.name for each in org.channels}
+    named = {(Upstream.SALESFORCE, pk): name for pk, name in channels.items()}
+    named |= {(Upstream.RECEIPTS, pk): f"the receipts of {name}" for pk, name in channels.items()}
     named |= {(Upstream.INFOBIP, each.pk): each.name for each in org.accounts}
-    opened = list(Circuit.objects.filter(org=org.org, opened_at__isnull=False).order_by("opened_at"))
-    for upstream in (Upstream.SALESFORCE, Upstream.INFOBIP):
-        failing = [
-            f"{named.get((upstream, each.endpoint_id), 'one of them')} since {each.opened_at:%H:%M} UTC"
-            for each in opened
-            if each.upstream == upstream
+    failing = failing_endpoints(org.org.pk)
+    for upstreams in ((Upstream.SALESFORCE, Upstream.RECEIPTS), (Upstream.INFOBIP,)):
+        words = [
+            f"fails for {named.get((each.upstream, each.endpoint_id), 'one of them')} since {_time(each.since)}"
+            + (f" ({each.said})" if each.said else "")
+            for each in failing
+            if each.upstream in upstreams
         ]
-        yield Seen(of=str(upstream.label), ok=not failing, found=f"fails for {', '.join(failing)}" if failing else "works")
+        yield Seen(of=str(upstreams[0].label), ok=not words, found="; ".join(words) or "works")
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%H:%M} UTC" if timezone.now() - at < timedelta(hours=24) else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+class FailingEndpoint(NamedTuple):
+    """An Infobip account, or a channel's context in Salesforce, that lets nothing through."""
+
+    upstream: Upstream
+    endpoint_id: int
+    since: datetime
+    said: str  # what became of the last call; empty where that is not kept
+
+
+def failing_endpoints(org_id: int) -> list[FailingEndpoint]:
+    """Name the endpoints whose circuit is open, or at which only failures are known and a message has waited for a minute.
+
+    A circuit opens when several conversations fail: where few people write, it may stay closed while nothing passes.
+    """
+    rows = query(
+        """SELECT DISTINCT ON (circuit.id) circuit.upstream, circuit.endpoint_id,
+               COALESCE(circuit.opened_at, waiting.since), COALESCE(waiting.said, '')
+           FROM messaging_circuit circuit
+           LEFT JOIN LATERAL (
+               SELECT first.started_at AS since,
+                   concat_ws(', ', 'HTTP ' || last.status, NULLIF(last.detail, '')) AS said
+               FROM unnest(circuit.failing_lanes) AS failing (lane_id)
+               CROSS JOIN LATERAL (
+                   SELECT id, created_at, failed_at FROM messaging_message
+                   WHERE lane_id = failing.lane_id AND status = 'pending' ORDER BY position LIMIT 1) AS head
+               CROSS JOIN LATERAL (
+                   SELECT started_at FROM messaging_attempt WHERE message_id = head.id ORDER BY id LIMIT 1) AS first
+               CROSS JOIN LATERAL (
+                   SELECT id, status, detail FROM messaging_attempt
+                   WHERE message_id = head.id ORDER BY id DESC LIMIT 1) AS last
+               WHERE head.failed_at IS NOT NULL
+                 AND (circuit.opened_at IS NOT NULL OR head.created_at < clock_timestamp() - %s)) AS waiting ON true
+           WHERE circuit.org_id = %s
+             AND (circuit.opened_at IS NOT NULL OR (circuit.failures > 0 AND waiting.since IS NOT NULL))
+           ORDER BY circuit.id, waiting.since""",
+        [WAITED, org_id],
+    )
+    return [FailingEndpoint(Upstream(upstream), *rest) for upstream, *rest in rows]
 
 
 @check(

@@ -26,14 +26,21 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.text import capfirst
 
-from connector.http import AddressRefused, ApiError, AuthenticationFailed, ServiceUnavailable, check_address
+from connector.http import (
+    AddressRefused,
+    ApiError,
+    AuthenticationFailed,
+    CustomerMustAct,
+    ServiceUnavailable,
+    check_address,
+)
 from connector.infobip.setup import ProfileSettings, SetupClient, State
 from connector.phone import shown
 from connector.salesforce.auth import ORG_HOSTS, AccessToken, login, remedy_of
 from tenants import cache
 from tenants.encryption import CannotDecrypt, readable
 from tenants.models import Channel, Draft, InfobipAccount, Org, SalesforceConnection, Sender
-from tenants.onboarding import SMALLEST_KEY, SetupProblem, check_addresses, keep_sender, long_org_id
+from tenants.onboarding import SMALLEST_KEY, UNSENDABLE_KEY, SetupProblem, check_addresses, keep_sender, long_org_id
 from tenants.tenancy import every_org
 
 CERTIFICATE_LIFE = timedelta(days=2 * 365)
@@ -481,7 +488,9 @@ def connect_infobip(
     except CannotDecrypt as exc:
         raise SetupProblem({"api_key": UNREADABLE_KEY}) from exc
     except AuthenticationFailed as exc:
-        raise SetupProblem({"api_key": f"Infobip does not accept this API key: {exc.message}"}) from exc
+        raise SetupProblem({"api_key": f"{exc.message}."}) from exc
+    except CustomerMustAct as exc:  # a key that was kept before such were refused
+        raise SetupProblem({"api_key": UNSENDABLE_KEY}) from exc
     except ApiError as exc:
         raise SetupProblem({"base_url": f"Infobip does not answer there: {exc.message}"}) from exc
     account.capabilities = {each.name: each.state.value for each in capabilities}

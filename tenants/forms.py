@@ -7,13 +7,22 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from connector import phone
+from connector.pasted import can_be_sent, pasted
 from tenants import texts
 from tenants.api_tokens import SCOPES
 from tenants.models import AtEnd, Channel, InfobipAccount, Org, TranscriptForm, WelcomeWhen
+from tenants.onboarding import UNSENDABLE_KEY
+
+
+class Pasted(forms.CharField):
+    """An address, a name or an id of a machine's: what comes along unseen when it is copied is taken out."""
+
+    def to_python(self, value: Any) -> str:
+        return str(super().to_python(pasted(value) if isinstance(value, str) else value))
 
 
 class MyDomainForm(forms.Form):
-    my_domain = forms.CharField(
+    my_domain = Pasted(
         label="My Domain",
         max_length=300,
         help_text="Such as acme.my.salesforce.com; Setup shows it under My Domain. A Lightning page's address works too.",
@@ -24,12 +33,12 @@ class MyDomainForm(forms.Form):
 
 
 class ConnectionForm(forms.Form):
-    consumer_key = forms.CharField(
+    consumer_key = Pasted(
         max_length=300,
         help_text="External Client App Manager: the app, Settings, OAuth Settings. The consumer secret is not needed.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
-    username = forms.CharField(
+    username = Pasted(
         max_length=200,
         help_text="The user as whom messages come in. In a sandbox it ends with the sandbox's name: byoc@acme.com.uat.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
@@ -37,7 +46,7 @@ class ConnectionForm(forms.Form):
 
 
 class SettingsForm(ConnectionForm):
-    scrt_url = forms.CharField(
+    scrt_url = Pasted(
         label="SCRT URL",
         max_length=300,
         help_text="Derived from My Domain; change it only if Salesforce tells you another one.",
@@ -46,13 +55,13 @@ class SettingsForm(ConnectionForm):
 
 class ChannelForm(forms.Form):
     found = forms.ChoiceField(label="Messaging channel", widget=forms.RadioSelect, required=False)
-    pasted = forms.CharField(
+    pasted = Pasted(
         label="Or paste its channel address identifier",
         required=False,
         max_length=240,
         help_text="Setup shows it on the channel's page, also under the name Messaging Platform Key.",
     )
-    context = forms.CharField(
+    context = Pasted(
         label="Authorization context",
         required=False,
         max_length=100,
@@ -269,7 +278,7 @@ class TranslationForm(SharedForm):
 
 class AccountForm(forms.Form):
     name = forms.CharField(max_length=100, help_text="For you: which of your accounts it is.", initial="main")
-    base_url = forms.CharField(
+    base_url = Pasted(
         label="Base URL",
         required=False,
         max_length=300,
@@ -288,6 +297,12 @@ class AccountForm(forms.Form):
         if account is not None:
             self.fields["api_key"].required = False
             self.fields["api_key"].help_text = "Empty: the present one stays."
+
+    def clean_api_key(self) -> str:
+        key = str(self.cleaned_data["api_key"])
+        if not can_be_sent(key):
+            raise ValidationError(UNSENDABLE_KEY)
+        return key
 
 
 class SenderForm(forms.Form):

@@ -113,6 +113,12 @@ class NewestFirst(ChangeList):
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         return list(self.model_admin.get_ordering(request))
 
+    @property
+    def look_elsewhere(self) -> str:
+        """Say where else to look, after a search that found nothing."""
+        ledger: Any = self.model_admin
+        return str(ledger.look_elsewhere(self.query.strip())) if self.query and not self.result_count else ""
+
 
 def _among(ids: Collection[int]) -> RawSQL:
     """Choose rows by their ids, in one parameter: a parameter for each would be another statement for each number."""
@@ -168,6 +174,10 @@ class Ledger(ReadOnly):
     ) -> tuple[QuerySet[Any], bool]:
         term = search_term.strip()
         return (queryset.filter(_among(self.find(term))) if term else queryset), False
+
+    def look_elsewhere(self, term: str) -> str:
+        """Say where somebody should look who did not find a term here; empty: nowhere."""
+        return ""
 
     def find(self, term: str) -> set[int]:
         """Give the ids of the rows that have a value in one of the fields to search."""

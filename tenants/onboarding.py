@@ -9,6 +9,7 @@ from rest_framework import serializers
 
 from connector import phone
 from connector.http import AddressRefused
+from connector.pasted import can_be_sent, pasted
 from tenants import texts
 from tenants.encryption import readable
 from tenants.models import (
@@ -23,6 +24,10 @@ from tenants.models import (
 )
 from tenants.tenancy import every_org
 
+UNSENDABLE_KEY = (
+    "An API key has plain letters, digits and signs only. This one contains another character, perhaps an invisible one "
+    "that came along when it was copied. Copy it again from Infobip's portal."
+)
 SMALLEST_KEY = 2048  # bits; Salesforce takes RS256 only
 
 
@@ -34,17 +39,24 @@ class SetupProblem(Exception):
         self.problems = problems
 
 
+class _PastedField(serializers.CharField):
+    """An address, a name or an id of a machine's: what comes along unseen when it is copied is taken out."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        return super().run_validation(pasted(data) if isinstance(data, str) else data)
+
+
 class _OrgSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=200)
     orgId = serializers.RegexField(
         r"^00D[a-zA-Z0-9]{12}([A-Z0-5]{3})?$",
         error_messages={"invalid": "An org id begins with 00D and has 15 or 18 letters and digits."},
     )
-    baseUrl = serializers.CharField(max_length=300)
-    scrtUrl = serializers.CharField(max_length=300)
-    pubsubEndpoint = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
-    consumerKey = serializers.CharField(max_length=300)
-    username = serializers.CharField(max_length=200)
+    baseUrl = _PastedField(max_length=300)
+    scrtUrl = _PastedField(max_length=300)
+    pubsubEndpoint = _PastedField(max_length=200, required=False, allow_blank=True, default="")
+    consumerKey = _PastedField(max_length=300)
+    username = _PastedField(max_length=200)
     privateKey = serializers.CharField()
     sessionChanges = serializers.BooleanField(required=False, default=False)
 
@@ -63,12 +75,17 @@ class _OrgSerializer(serializers.Serializer[Any]):
 
 class _AccountSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=100)
-    baseUrl = serializers.CharField(max_length=300)
+    baseUrl = _PastedField(max_length=300)
     apiKey = serializers.CharField(max_length=500)
     webhookSecret = serializers.CharField(max_length=255, trim_whitespace=False)
     signatureHeader = serializers.RegexField(r"^[A-Za-z0-9-]+$", max_length=100, required=False, default="")
     handoverToken = serializers.CharField(max_length=255, required=False, allow_blank=True, default="")
     handoverWithoutToken = serializers.BooleanField(required=False, default=False)
+
+    def validate_apiKey(self, value: str) -> str:
+        if not can_be_sent(value):
+            raise serializers.ValidationError(UNSENDABLE_KEY)
+        return value
 
 
 class _SenderSerializer(serializers.Serializer[Any]):
@@ -107,16 +124,16 @@ class _TranslationSerializer(serializers.Serializer[Any]):
 
 class _ChannelSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=200)
-    developerName = serializers.CharField(max_length=100)
-    authorizationContext = serializers.CharField(max_length=100)
-    channelAddressIdentifier = serializers.CharField(max_length=240)
+    developerName = _PastedField(max_length=100)
+    authorizationContext = _PastedField(max_length=100)
+    channelAddressIdentifier = _PastedField(max_length=240)
     customEventName = serializers.RegexField(
         r"^[A-Za-z]\w*__(e|chn)$",
         max_length=100,
         error_messages={"invalid": "The API name of a platform event ends with __e, such as Infobip_Event__e."},
     )
-    customEventTypeField = serializers.CharField(max_length=100)
-    customEventPayloadField = serializers.CharField(max_length=100)
+    customEventTypeField = _PastedField(max_length=100)
+    customEventPayloadField = _PastedField(max_length=100)
     language = _LanguageField(required=False, default="en")
     welcomeMessage = _TextField()
     welcomeWhen = serializers.ChoiceField(WelcomeWhen.choices, required=False, default=WelcomeWhen.OPENED)

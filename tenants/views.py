@@ -15,6 +15,7 @@ from django.forms import Form
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
@@ -463,8 +464,9 @@ def channel_step(request: PageRequest) -> HttpResponse:
         elif not context:
             form.add_error("context", "The channel's definition was not found. Give its developer name.")
         else:
-            connecting.keep_channel(request.org, chosen, context=context, who=request.member.name)
-            return _next(request, "accounts")
+            kept_channel = connecting.keep_channel(request.org, chosen, context=context, who=request.member.name)
+            where = reverse("step", args=[request.org.handle, "texts"])
+            return HttpResponseRedirect(f"{where}?channel={kept_channel.pk}")
     context_of_page = {
         "form": form,
         "problem": problem,
@@ -580,6 +582,7 @@ def accounts_step(request: PageRequest) -> HttpResponse:
         "form": AccountForm() if action == "change" else form,
         "change": form,
         "changing": account if action == "change" else None,
+        "about": account,
         "problem": problem,
         "accounts": [connecting.describe_account(each) for each in accounts],
     }
@@ -723,5 +726,6 @@ def doctor_view(request: PageRequest) -> HttpResponse:
         "trouble": any(each.state is not doctor.State.NOTE for each in listed),
         "passed": [each for each in findings if each.state not in order],
         "problem": problem,
+        "checked_at": timezone.now(),
     }
     return show_step(request, "summary", context, "tenants/doctor.html")

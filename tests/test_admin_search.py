@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
+from html import unescape
 from uuid import UUID, uuid4
 
 import pytest
 from django.test import Client
 
-from messaging.models import Circuit, Lane, Message, ReceivedEvent, Upstream
+from messaging.models import Address, Circuit, Conversation, Lane, Message, ReceivedEvent, Upstream
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org
 from tests.conftest import World, delivery_report, whatsapp_text
@@ -31,6 +32,8 @@ def rows(client: Client, place: str, **query: str | int) -> list[int]:
         "00385 99 123-4567",
         "385991234567",
         "+385 (99) 123.45.67",
+        "(+385) 99/123-4567",
+        "(385) 99/123-4567",
         "\u202a+385\u00a099\u2011123\u20114567\u202c",
         "Ana Horvat",
         "ana horvat",
@@ -151,6 +154,29 @@ def test_a_conversation_that_cannot_be_leads_to_nothing(operator: Client, sent: 
 def test_a_message_names_its_end_user_and_the_list_leads_there(operator: Client, sent: Message) -> None:
     page = operator.get("/admin/messaging/message/").content.decode()
     assert f'<a href="/admin/messaging/conversation/{sent.conversation_id}/change/">Ana Horvat 385991234567</a>' in page
+
+
+def keep_address(conversation: Conversation) -> None:
+    with every_org():
+        Address.objects.create(
+            org_id=conversation.org_id,
+            channel_id=conversation.channel_id,
+            conversation=conversation,
+            address=conversation.subject,
+        )
+
+
+@pytest.mark.parametrize("place", ["message", "session", "handover", "lane", "receivedevent"])
+@pytest.mark.parametrize("typed", ["+385 99 123-4567", "Ana"])
+def test_a_number_or_a_name_that_is_looked_for_elsewhere_leads_to_the_conversations(
+    operator: Client, sent: Message, place: str, typed: str
+) -> None:
+    keep_address(sent.conversation)
+    page = operator.get(f"/admin/messaging/{place}/", {"q": typed}).content.decode()
+    (link,) = re.findall(r'href="(/admin/messaging/conversation/\?q=[^"]+)"', page)
+    assert f'href="/admin/messaging/conversation/{sent.conversation_id}/' in operator.get(unescape(link)).content.decode()
+    for found in ("", str(sent.uuid), str(uuid4())):
+        assert "conversation/?q=" not in operator.get(f"/admin/messaging/{place}/", {"q": found}).content.decode()
 
 
 @pytest.mark.parametrize("place", ["message", "conversation", "session", "handover", "lane", "receivedevent"])

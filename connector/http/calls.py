@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from urllib3.filepost import encode_multipart_formdata
 
 from connector.http.errors import CustomerMustAct, ServiceUnavailable
+from connector.pasted import can_be_sent
 
 if TYPE_CHECKING:
     from connector.http.client import ApiClient
@@ -113,8 +114,7 @@ def check_headers(service: str, headers: Mapping[str, str], names: Mapping[str, 
     :raises CustomerMustAct: naming the setting
     """
     for header, value in headers.items():
-        # what both transports send as it is, byte for byte
-        if not (value.isascii() and value.isprintable()) or value.startswith(" "):
+        if not can_be_sent(value):
             name = names.get(header, f"the header {header}")
             raise CustomerMustAct(
                 service, f"{name} contains characters that cannot be sent, such as a line break or an invisible one"

@@ -228,7 +228,7 @@ class SetupClient(InfobipClient):
             return self._state(question)
         except AuthenticationFailed as exc:
             words = (
-                "the API key is not accepted; check that it was copied whole, is enabled and has not expired, "
+                "Infobip does not accept this API key; check that it was copied whole, is enabled and has not expired, "
                 "and that the addresses it allows include this server's"
             )
             raise AuthenticationFailed(self.service, words, status=exc.status, code=exc.code) from exc

@@ -15,6 +15,7 @@ from tenants.tenancy import every_org
 from tests.browser.conftest import NARROW
 from tests.conftest import World
 from tests.templates_ui.test_panel import converse, send
+from tests.test_admin_search import keep_address
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -99,6 +100,12 @@ def test_an_operator_goes_from_an_org_to_what_is_kept_of_it(
     page.keyboard.press("Enter")
     expect(page.get_by_text("1 message", exact=True)).to_be_visible()
     picture(page, f"admin-search-{width}")
+    keep_address(conversation)
+    page.goto(f"{live_server.url}/admin/messaging/message/?q=%2B385+99+123-4567")
+    picture(page, f"admin-nothing-found-{width}")
+    page.get_by_role("link", name="Search the conversations for").click()
+    expect(page.get_by_text("1 conversation", exact=True)).to_be_visible()
+    page.goto(f"{live_server.url}/admin/messaging/message/?q={waiting.uuid}")
     page.get_by_role("link", name="Ana Horvat 385991234567").click()
     picture(page, f"admin-conversation-{width}")
     page.locator(".field-kept").get_by_role("link", name="Messages").click()

@@ -137,6 +137,8 @@ class Setup:
 
     def add_account(self) -> None:
         """Add the Infobip account, and let its events come."""
+        self.heading("Texts of Infobip WhatsApp")
+        self.frame.get_by_role("link", name="Continue").click()
         self.heading("Add your Infobip account")
         account = self.document["infobipAccounts"][0]
         self.frame.get_by_label("Base URL").fill(account["baseUrl"])

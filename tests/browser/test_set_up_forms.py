@@ -1,7 +1,7 @@
 """What an administrator fills in is kept at the first click, and each way into a dead end leads out of it again."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
@@ -106,10 +106,41 @@ def test_a_choice_that_is_refused_says_so_at_its_number_and_who_goes_on_stays(pa
     expect(row(page).get_by_role("alert")).to_contain_text("Not saved. This channel is no longer there.", timeout=WAIT_MS)
     expect(page).to_have_url(re.compile("/setup/senders$"))
     check_widths(page, "senders-refused")
-    page.context.set_offline(True)
-    row(page).get_by_label("First").select_option(label="A chatbot")
-    expect(page.locator("#alert")).to_contain_text("The connector does not answer.")
+
+
+def no_answer(page: Page) -> None:
+    page.evaluate("htmx.config.timeout = 200")
+    page.route("**/setup/senders", lambda route: None)
+
+
+FAILS: dict[str, tuple[Callable[[Page], object], str]] = {
+    "no connection": (lambda page: page.context.set_offline(True), "The connector does not answer."),
+    "cut off": (lambda page: page.route("**/setup/senders", lambda route: route.abort()), "The connector does not answer."),
+    "no answer": (no_answer, "The connector does not answer."),
+    "error": (lambda page: page.route("**/setup/senders", lambda route: route.fulfill(status=500)), "Something went wrong"),
+}
+
+
+@pytest.mark.parametrize("how", FAILS)
+def test_a_choice_that_was_not_saved_is_taken_back_and_says_so_at_its_number(page: Page, how: str) -> None:
+    sign_in(page)
+    go(page, "Select senders", re.compile("^Senders of"))
+    first, other = row(page).get_by_label("First"), {"chatbot": "A rep", "rep": "A chatbot"}
+    was = first.input_value()
+    first.select_option(label=other[was])
+    expect(row(page).get_by_text("✓ Saved")).to_be_visible(timeout=WAIT_MS)
+    saved = first.input_value()
+    assert saved != was
+    fails, words = FAILS[how]
+    fails(page)
+    first.select_option(label=other[saved])
+    row(page).get_by_label("Channel").select_option(label="Not used")
+    expect(row(page).get_by_role("alert")).to_contain_text(f"Not saved. {words}", timeout=WAIT_MS)
+    expect(first).to_have_value(saved)
+    expect(row(page).get_by_label("Channel")).to_have_value(re.compile(r"\d+"))
     expect(row(page).get_by_text("✓ Saved")).to_have_count(0)
+    expect(page.locator("#alert")).to_be_hidden()
+    check_widths(page, f"not-saved-{how.replace(' ', '-')}")
 
 
 def test_without_scripts_a_choice_is_saved_by_its_button(acme: tuple[Stack, str], page: Page, browser: Browser) -> None:
@@ -159,3 +190,17 @@ def test_a_mistyped_org_and_a_wrong_key_can_be_taken_back(acme: tuple[Stack, str
     page.get_by_role("button", name="Connect again").click()
     expect(page.get_by_role("heading", name="Connect your org")).to_be_visible(timeout=WAIT_MS)
     check_widths(page, "connect-draft")
+
+
+def test_a_number_stays_in_one_line_and_the_present_step_looks_so_under_the_pointer(page: Page) -> None:
+    sign_in(page)
+    expect(page.get_by_role("heading", name="What is connected")).to_be_visible(timeout=WAIT_MS)
+    number = page.locator("dd .number").first
+    expect(number).to_have_text("+44 7700 900123")
+    number.evaluate("each => each.parentElement.style.width = '80px'")
+    assert number.evaluate("each => each.getClientRects().length") == 1
+    present = page.locator(".path [aria-current]")
+    colour = "each => getComputedStyle(each).backgroundColor"
+    before = present.evaluate(colour)
+    present.hover()
+    assert present.evaluate(colour) == before

@@ -17,6 +17,7 @@ ADA = "385991234567"
         "00385991234567",
         "  +385 99 123 4567\n",
         "+385 (99) 123-4567",
+        "(+385) 99/123-4567",
         "385.99.123.4567",
         "385/99/1234567",
         "385991.234567",  # more than a spreadsheet adds
@@ -44,6 +45,7 @@ def test_a_number_is_the_same_however_it_is_written(written: object) -> None:
         (385991234567.0, "not a text"),
         ("3.85991234567E+11", "something else"),
         ("385991234567 ext 3", "something else"),
+        ("385 99 +1234567", "something else"),
         ("385991234567,385991234568", "something else"),
         ("0991234567", "no code of a country"),
         ("+0385991234567", "no code of a country"),

@@ -194,7 +194,7 @@ CALLS: dict[str, Callable[[Org], Any]] = {
     "the panel": lambda org: panel.describe(org, rows.session(1)),
     "the panel at an unknown session": lambda org: panel.describe(org, UNKNOWN),
     "the doctor's look at streams": finds(messaging_doctor.stream_is_read),
-    "the doctor's look at circuits": finds(messaging_doctor.circuits_are_closed),
+    "the doctor's look at connections": finds(messaging_doctor.connections_work),
     "the doctor's look at hand-overs": finds(messaging_doctor.handovers_succeed),
     "the doctor's look at what waits": finds(messaging_doctor.nothing_waits_long),
     "the doctor's own rows": lambda org: doctor.OrgSnapshot(org).read_rows(),

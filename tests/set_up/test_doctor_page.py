@@ -1,5 +1,6 @@
 """The doctor's page in a real browser, as narrow and as wide as Salesforce shows it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ def test_findings_fit_and_a_button_fixes_what_it_stands_at(
     page = context.new_page()
     page.goto(f"{live_server.url}/e/{acme.org.handle}/doctor")
     expect(page.get_by_text("checks passed.")).to_be_visible()
+    expect(page.get_by_text("Checked at")).to_have_text(re.compile(r"^Checked at \d\d:\d\d [AP]M$"))  # here, not in UTC
     page.get_by_text("Show the checks").click()
     check_fits(page, f"doctor-passed-{width}", page)
     acme.edit("MessagingChannel.IsActive", False)

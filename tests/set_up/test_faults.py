@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from django.db import connection
 from django.utils import timezone
 
 from messaging.models import (
+    Attempt,
     Circuit,
     Conversation,
     Direction,
@@ -19,6 +20,7 @@ from messaging.models import (
     Handover,
     Lane,
     Message,
+    Outcome,
     Session,
     Upstream,
 )
@@ -186,6 +188,36 @@ def open_circuit(company: Company, patch: Patch) -> None:
         Circuit.objects.create(org=company.org, upstream=Upstream.INFOBIP, endpoint_id=1, opened_at=timezone.now())
 
 
+def fail_calls(direction: Direction, upstream: Upstream, seconds: int = 120, failures: int = 5) -> Any:
+    """Let the messages of one conversation fail, too few to open a circuit."""
+
+    def plant(company: Company, patch: Patch | None = None) -> None:
+        at = timezone.now() - timedelta(seconds=seconds)
+        endpoint = company.account.pk if upstream is Upstream.INFOBIP else company.channel.pk
+        message = keep_waiting(company, direction, at, failed_at=at, tries=failures)
+        with every_org():
+            Attempt.objects.create(
+                org=company.org, message=message, started_at=at, outcome=Outcome.RETRY, status=500, detail="it is on fire"
+            )
+            lanes = [message.lane_id]
+            Circuit.objects.create(
+                org=company.org, upstream=upstream, endpoint_id=endpoint, failures=failures, failing_lanes=lanes
+            )
+
+    return plant
+
+
+def fail_receipts(company: Company, patch: Patch) -> None:
+    with every_org():
+        Circuit.objects.create(
+            org=company.org,
+            upstream=Upstream.RECEIPTS,
+            endpoint_id=company.channel.pk,
+            opened_at=timezone.now(),
+            failures=8,
+        )
+
+
 def lose_key(company: Company, patch: Patch) -> None:
     with every_org(), connection.cursor() as cursor:
         cursor.execute("UPDATE tenants_salesforceconnection SET private_key = 'x' WHERE org_id = %s", [company.org.pk])
@@ -233,22 +265,26 @@ def hand_over(company: Company) -> None:
 
 
 def let_message_wait(company: Company, patch: Patch) -> None:
-    at = timezone.now() - timedelta(hours=1)
+    keep_waiting(company, Direction.INBOUND, timezone.now() - timedelta(hours=1))
+
+
+def keep_waiting(company: Company, direction: Direction, at: datetime, **values: Any) -> Message:
     with every_org():
         conversation = Conversation.objects.create(org=company.org, channel=company.channel, subject="385991234567")
-        lane = Lane.objects.create(org=company.org, conversation=conversation, direction=Direction.INBOUND, due_at=at)
-        Message.objects.create(
+        lane = Lane.objects.create(org=company.org, conversation=conversation, direction=direction, due_at=at)
+        return Message.objects.create(
             org=company.org,
             lane=lane,
             conversation=conversation,
             channel=company.channel,
-            direction=Direction.INBOUND,
+            direction=direction,
             position=1,
             source_entry=str(uuid4()),
             text="hello",
             written_at=at,
             created_at=at,
             status_at=at,
+            **values,
         )
 
 
@@ -450,7 +486,16 @@ FAULTS: dict[str, list[Fault]] = {
         ),
         Fault(forget_stream, ("Event stream",), WARNING),
     ],
-    "Connections": [Fault(open_circuit, ("Connection to Infobip",))],
+    "Connections": [
+        Fault(open_circuit, ("Connection to Infobip",)),
+        Fault(
+            fail_calls(Direction.OUTBOUND, Upstream.INFOBIP),
+            ("Connection to Infobip",),
+            says="UTC (HTTP 500, it is on fire)See the other findings. We try again",
+        ),
+        Fault(fail_calls(Direction.INBOUND, Upstream.SALESFORCE), ("Connection to Salesforce",), says="fails for WhatsApp"),
+        Fault(fail_receipts, ("Connection to Salesforce",), says="fails for the receipts of WhatsApp since"),
+    ],
     "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
     "Sessions": [Fault(fail_to_ask, ("Sessions",), WARNING, says="does not tell")],
     "Waiting messages": [Fault(let_message_wait, ("Waiting messages",), WARNING)],
@@ -479,6 +524,12 @@ def test_a_fault_is_found_and_nothing_else_is_blamed(acme: Company, monkeypatch:
     endings = tuple(title.removeprefix("*") for title in titles if title.startswith("*"))
     others = set(troubles) - unknown - set(titles)
     assert {title for title in others if not (endings and title.endswith(endings))} == set()
+
+
+@pytest.mark.parametrize(("seconds", "failures"), [(30, 5), (120, 0)], ids=["just now", "others passed"])
+def test_a_hiccup_of_a_connection_is_no_fault(acme: Company, seconds: int, failures: int) -> None:
+    fail_calls(Direction.OUTBOUND, Upstream.INFOBIP, seconds, failures)(acme)
+    assert acme.troubles() == {}
 
 
 def test_who_has_a_chatbot_first_with_all_that_it_needs_is_not_warned(acme: Company) -> None:

@@ -4,12 +4,15 @@ import re
 
 import pytest
 from django.conf import settings
+from django.forms import Form
 from django.test import Client
 
+from tenants.forms import AccountForm, ChannelForm, MyDomainForm, SettingsForm
 from tenants.models import Draft
+from tenants.onboarding import UNSENDABLE_KEY
 from tenants.tenancy import every_org
 from tests.set_up.conftest import Company
-from tests.set_up.pages import STEPS, look, press, signed_in
+from tests.set_up.pages import STEPS, alerts, look, press, signed_in
 from tests.tenants.salesforce import OURS
 
 TEMPLATES = [
@@ -76,3 +79,33 @@ def test_a_key_whose_login_works_can_still_be_changed() -> None:
     assert "The test login works." in page and 'href="/new/?change=yes"' in page
     page = client.get("/new/?change=yes").content.decode()
     assert "Test the login" in page and 'value="3MVG9kept"' in page
+
+
+COPIED = "\u2066\ufeff{}\u200b\u202c\u00a0"  # as out of a page or a chat
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (MyDomainForm, {"my_domain"}),
+        (SettingsForm, {"consumer_key", "username", "scrt_url"}),
+        (ChannelForm, {"pasted", "context"}),
+        (AccountForm, {"base_url"}),
+    ],
+)
+def test_what_nobody_sees_is_taken_out_of_what_was_copied(form: type[Form], names: set[str]) -> None:
+    filled = form({name: COPIED.format("a\u200bc.me") for name in names})
+    filled.is_valid()
+    assert {name: filled.cleaned_data[name] for name in names} == dict.fromkeys(names, "ac.me")
+
+
+@pytest.mark.django_db
+def test_an_api_key_that_cannot_be_sent_is_refused_as_it_is_entered_and_blames_no_address(acme: Company) -> None:
+    ada = signed_in(acme.org)
+    given = acme.document["infobipAccounts"][0]
+    for key in (f"{given['apiKey']}\u200b", f"\ufeff{given['apiKey']}", "schlüssel"):
+        fields = {"name": "second", "base_url": given["baseUrl"], "api_key": key}
+        assert alerts(press(ada, acme.org, "accounts", **fields).content.decode()) == {"api_key": UNSENDABLE_KEY}
+    acme.keep(acme.account, api_key="kept\u200bbefore")
+    fields = {"name": "main", "base_url": given["baseUrl"], "account": str(acme.account.uuid), "action": "change"}
+    assert alerts(press(ada, acme.org, "accounts", **fields).content.decode()) == {"api_key": UNSENDABLE_KEY}

@@ -243,7 +243,7 @@ def test_what_is_wrong_with_a_changed_account_is_told_in_its_own_form(acme: Comp
     page = answer.content.decode()
     assert answer.status_code == 200 and alerts(page)["api_key"]
     own = page.index("Change the key or the address"), page.index("Another Infobip account")
-    assert own[0] < page.index("does not accept this API key") < own[1]
+    assert own[0] < page.index("does not accept this API key; check") < own[1] and "key is not accepted" not in page
     with every_org():
         assert InfobipAccount.objects.get(pk=acme.account.pk).api_key == acme.document["infobipAccounts"][0]["apiKey"]
 
@@ -323,7 +323,7 @@ def test_plain_forms_are_answered_with_a_redirect_to_what_comes_next(acme: Compa
             "byoc",
         ),
         ("connect", {"action": "new key"}, "connect"),
-        ("channel", {"found": acme.channel.channel_address_identifier}, "accounts"),
+        ("channel", {"found": acme.channel.channel_address_identifier}, f"texts?channel={acme.channel.pk}"),
         ("accounts", {"name": "second", "base_url": account["baseUrl"], "api_key": account["apiKey"]}, "accounts"),
         ("accounts", {"action": "change", "account": uuid, "name": "first", "base_url": account["baseUrl"]}, "accounts"),
         ("accounts", {"action": "subscribe", "account": uuid}, "accounts"),

@@ -10,8 +10,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
-from tenants.models import Channel, InfobipAccount, Org, Sender
-from tenants.onboarding import SetupProblem, long_org_id, provision
+from tenants.encryption import Ciphertext
+from tenants.models import Channel, InfobipAccount, Org, SalesforceConnection, Sender
+from tenants.onboarding import UNSENDABLE_KEY, SetupProblem, long_org_id, provision
 from tenants.tenancy import every_org, org_scope
 
 pytestmark = pytest.mark.django_db
@@ -113,6 +114,45 @@ def test_a_channels_texts_and_hand_over_are_taken_and_what_is_absent_is_the_defa
         kept = Channel.objects.select_related("org__salesforce").get()
     assert {name: getattr(kept, name) for name in values} == {name: getattr(defaults, name) for name in values}
     assert not kept.org.salesforce.session_changes
+
+
+COPIED = "\u2066\ufeff{}\u200b\u00a0"  # as out of a page or a chat
+
+
+def test_what_nobody_sees_is_taken_out_of_what_was_copied(document: dict[str, Any]) -> None:
+    provision(document)
+    before = rows_of_set_up()
+    for part, names in {
+        "org": ("baseUrl", "scrtUrl", "consumerKey", "username"),
+        "infobipAccounts": ("baseUrl",),
+        "channels": ("developerName", "authorizationContext", "channelAddressIdentifier", "customEventTypeField"),
+    }.items():
+        inner = document[part] if part == "org" else document[part][0]
+        inner |= {name: COPIED.format(inner[name]) for name in names}
+    provision(document)
+    assert rows_of_set_up() == before
+
+
+def rows_of_set_up() -> list[dict[str, Any]]:
+    with every_org():
+        return [
+            {name: value for name, value in each.items() if name != "updated_at" and not isinstance(value, Ciphertext)}
+            for rows in (SalesforceConnection.objects, InfobipAccount.objects, Channel.objects)
+            for each in rows.values()
+        ]
+
+
+def test_a_key_with_an_invisible_character_is_refused_in_its_own_words(document: dict[str, Any]) -> None:
+    document["infobipAccounts"][0]["apiKey"] = "k\u200bey"
+    with pytest.raises(SetupProblem) as caught:
+        provision(document)
+    assert caught.value.problems == {"infobipAccounts[0].apiKey": UNSENDABLE_KEY}
+
+
+def test_a_value_of_nothing_that_is_seen_is_none(document: dict[str, Any]) -> None:
+    document["org"]["consumerKey"] = "\u200b\u00a0"
+    with pytest.raises(SetupProblem, match=r"org\.consumerKey: .*blank"):
+        provision(document)
 
 
 def test_the_same_document_again_changes_nothing(document: dict[str, Any]) -> None:

@@ -33,13 +33,68 @@
     }
   });
 
-  document.addEventListener("htmx:sendError", () => say("The connector does not answer. Check your connection, and try again."));
+  // A form that was refused comes back with the reason at its place: neither the page's beginning nor the field that had
+  // the cursor is where to look then. After one that was taken another page follows, by a redirect.
+  const mayBeRefused = ({ detail }) =>
+    detail?.requestConfig?.verb === "post" && detail.xhr.responseURL.endsWith(detail.pathInfo.requestPath);
+
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const answer = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
+    if (mayBeRefused(event) && event.detail.shouldSwap && answer.querySelector("#main [role=alert]:not([hidden])")) {
+      event.detail.swapOverride = "outerHTML show:none";
+    }
+  });
+
+  function showRefusal(part) {
+    const reason = part.querySelector(".wrong [role=alert]") ?? part.querySelector("[role=alert]:not([hidden])");
+    if (!reason) return;
+    for (let box = reason.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
+    const field = reason.closest(".wrong");
+    if (!part.matches(".outcome")) { // who chooses keeps the cursor where it is
+      reason.tabIndex = -1;
+      (field?.querySelector("input:not([type=hidden]), select, textarea") ?? reason).focus({ preventScroll: true });
+    }
+    (field ?? reason).scrollIntoView({ block: "nearest" });
+  }
+
+  const UNANSWERED = "The connector does not answer. Check your connection, and try again.";
+  for (const name of ["htmx:sendError", "htmx:timeout"]) document.addEventListener(name, ({ detail }) => fail(detail.elt, UNANSWERED));
   document.addEventListener("htmx:responseError", (event) => {
     const { status, responseText } = event.detail.xhr;
     // who is told to wait keeps what is filled in
     const busy = new DOMParser().parseFromString(responseText, "text/html").getElementById("busy");
     if (busy && event.detail.elt.id === "panel") return; // it asks again by itself
-    if (status >= 500) say(busy?.textContent ?? "Something went wrong on our side. Try again in a moment.");
+    if (status >= 500) fail(event.detail.elt, busy?.textContent ?? "Something went wrong on our side. Try again in a moment.");
+  });
+
+  // A choice that is saved as it is made says so itself where that failed; all else at the top of the page.
+  const SAVES_ITSELF = ".sender[hx-post]";
+  const fail = (part, words) => (part.matches(SAVES_ITSELF) ? takeBack(part, words) : say(words));
+
+  function takeBack(form, words) {
+    setTimeout(() => { // a second choice of the same number is sent after this, and carries the first one along
+      if (form.classList.contains("htmx-request")) return;
+      form.reset();
+      const place = form.querySelector(".outcome");
+      for (const each of place.querySelectorAll(".saved, .problem")) each.remove();
+      const problem = document.createElement("p");
+      problem.className = "problem wide";
+      problem.setAttribute("role", "alert");
+      problem.textContent = `Not saved. ${words}`;
+      place.prepend(problem);
+      problem.scrollIntoView({ block: "nearest" });
+    });
+  }
+
+  // What was saved is what a choice goes back to.
+  document.addEventListener("htmx:afterSwap", ({ target, detail }) => {
+    if (!target.querySelector?.(":scope > .saved") || !detail.requestConfig.elt.matches(SAVES_ITSELF)) return;
+    const { elt, formData } = detail.requestConfig;
+    const chosen = new Map([...elt.querySelectorAll("select")].map((select) => [select, select.value]));
+    for (const option of elt.querySelectorAll("option")) {
+      option.defaultSelected = option.value === formData.get(option.parentElement.name);
+    }
+    for (const [select, value] of chosen) select.value = value; // a younger choice may be on its way
   });
 
   function say(words) {
@@ -171,7 +226,7 @@
       say(`+${typed.value.replace(/^\+/, "")} is not added yet. Choose “Add”, or empty its field.`);
       typed.focus();
     }
-    const saving = document.querySelector(".sender[hx-post].htmx-request");
+    const saving = document.querySelector(`${SAVES_ITSELF}.htmx-request`);
     if (saving) goesOn = link;
     if (!typed && !saving) return;
     event.preventDefault();
@@ -179,10 +234,10 @@
   }, { capture: true });
 
   document.addEventListener("htmx:afterRequest", (event) => {
-    if (!event.detail.elt.matches(".sender[hx-post]")) return;
+    if (!event.detail.elt.matches(SAVES_ITSELF)) return;
     if (!event.detail.successful) goesOn = null;
     setTimeout(() => { // a second choice of the same number is sent after this
-      if (!goesOn || document.querySelector(".sender[hx-post].htmx-request")) return;
+      if (!goesOn || document.querySelector(`${SAVES_ITSELF}.htmx-request`)) return;
       const link = goesOn;
       goesOn = null;
       if (!document.querySelector(".sender .outcome .problem")) link.click();
@@ -278,10 +333,12 @@
 
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", ready);
   else ready();
-  document.addEventListener("htmx:afterSwap", () => {
+  document.addEventListener("htmx:afterSwap", (event) => {
     document.getElementById("alert").hidden = true;
     takeToken();
     readTimes();
-    document.querySelector("[autofocus]")?.focus();
+    if (!event.target.querySelector) return; // a text beside the part
+    event.target.querySelector("[autofocus]")?.focus();
+    if (mayBeRefused(event)) showRefusal(event.target);
   });
 })();
