@@ -56,6 +56,14 @@ def pytest_collection() -> None:
                 import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
 
 
+START_PROCESSES = ("tests/journeys/", "tests/browser/", "tests/config/test_odd_", "tests/plans/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run first what starts processes and waits for them: a long file that began last would keep all others waiting."""
+    items.sort(key=lambda item: not item.nodeid.startswith(START_PROCESSES))
+
+
 UNLIMITED = " -c statement_timeout=0"
 
 

@@ -1,5 +1,8 @@
 """What a test does and sees of a chatbot that hands over to a rep."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from connector.events import MARK
@@ -39,3 +42,38 @@ def wait_for_end_of_transcript(chat: Chat, seconds: float = 30) -> Entry:
 def sent(chat: Chat, text: str) -> list[Entry]:
     journey, _, user = chat
     return journey.seen("send", to=user, text=text)
+
+
+def set_up(chat: Chat, *, ahead: float, events: bool = True, **more: object) -> None:
+    journey, bot, _ = chat
+    journey.call("POST", "/control/clock", {"ahead": ahead})
+    journey.call("POST", "/control/chatbot", {"org": bot.org, "tellsEvents": events, **more})
+
+
+def write(chat: Chat, text: str) -> str:
+    journey, bot, user = chat
+    journey.write(text, user=user, company=bot)
+    return text
+
+
+def theirs(chat: Chat) -> list[str]:
+    """What the end user wrote, as the rep sees it."""
+    return [text for text in told(chat) if not text.startswith(MARK)]
+
+
+@contextmanager
+def writing_on(chat: Chat, written: list[str]) -> Iterator[None]:
+    """Let the end user write one line after the other meanwhile."""
+    done = threading.Event()
+
+    def write_on() -> None:
+        while not done.wait(0.05):
+            written.append(write(chat, f"line {len(written)}"))
+
+    thread = threading.Thread(target=write_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(10)
