@@ -69,7 +69,11 @@ def _is_phrase(value: str) -> bool:
 
 
 def _holds(shown: str, text: str) -> bool:
-    """Tell whether a text holds another one, as words of its own."""
-    if text not in shown:
-        return False
-    return len(text) > SHORT or re.search(rf"(?<!\w){re.escape(text)}(?!\w)", shown) is not None
+    """Tell whether a text holds another one, as words of its own. Each message is asked, so nothing is compiled for it."""
+    at = shown.find(text)
+    while at >= 0:
+        before, after = shown[at - 1 : at] if at else "", shown[at + len(text) : at + len(text) + 1]
+        if len(text) > SHORT or not (before.isalnum() or after.isalnum()):
+            return True
+        at = shown.find(text, at + 1)
+    return False
