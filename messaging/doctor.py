@@ -1,5 +1,7 @@
-"""What the doctor checks in messaging: the event stream, the connections to both platforms, and what waits."""
+"""What the doctor checks in messaging: the event stream, the connections to both platforms, what waits or is unreadable."""
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -157,8 +159,7 @@ def _with_problem(
 )
 def nothing_waits_long(org: OrgSnapshot) -> Iterator[Seen]:
     waiting = conversations_that_wait(org.org.pk, LONGEST_WAITING)
-    number = f"{MOST_COUNTED:,} or more" if waiting == MOST_COUNTED else f"{waiting}"
-    found = f"{number} {'conversation waits' if waiting == 1 else 'conversations wait'} for more than 15 minutes"
+    found = f"{_at_most(waiting)} {'conversation waits' if waiting == 1 else 'conversations wait'} for more than 15 minutes"
     yield Seen(ok=not waiting, found=found if waiting else "none for long")
 
 
@@ -184,3 +185,101 @@ def conversations_that_wait(org_id: int, longer_than: timedelta) -> int:
         [org_id, 10 * MOST_COUNTED, org_id, 10 * MOST_COUNTED, longer_than, MOST_COUNTED],
     )
     return int(count)
+
+
+# by the beginning of what a received event's key says
+KINDS = {
+    "message": "messages",
+    "conversation": "messages of conversations",
+    "delivery": "delivery reports",
+    "seen": "read reports",
+    "event": "platform events",
+}
+OF_NO_KIND = "webhooks of no known form"
+MOST_REASONS = 5
+ASK_SUPPORT = "Ask support: what came is kept among the received events, with its reason. Ask the customers to write again."
+EVENT_FIELDS = (
+    "Compare the two fields of the platform event with those of the channel. Nothing else may publish this event."
+)
+# what to do, by the reason; the first that fits
+REMEDIES = (
+    (
+        r"it cannot be taken in|unforeseen|.*cannot be read",
+        "This is our fault. Tell support: what came is kept, and can be read.",
+    ),
+    (
+        r".*not JSON|.*nested too deep|.* results in one delivery|the result is not an object",
+        "Let the subscription, and no flow or proxy of yours, post to our address.",
+    ),
+    (
+        "neither a message nor a report",
+        "Subscribe our address to messages, reports and conversation events only. What else came is kept for support.",
+    ),
+)
+
+
+class Unreadable(NamedTuple):
+    """Arrivals of one kind that could not be read for one reason, within a week and, of these, a day."""
+
+    account_id: int | None  # None for what came by a stream
+    kind: str
+    reason: str
+    week: int
+    day: int
+
+
+@check(
+    "Unreadable arrivals",
+    title="Unreadable arrivals of {of}",
+    expected="none",
+    why="What cannot be read reaches nobody, and is not sent to us again.",
+    otherwise=State.WARNING,
+)
+def everything_is_read(org: OrgSnapshot) -> Iterator[Seen]:
+    names: dict[int | None, str] = {each.pk: each.name for each in org.accounts}
+    alike: dict[tuple[int | None, str], list[Unreadable]] = defaultdict(list)
+    for each in unreadable_lately(org.org.pk):
+        alike[each.account_id, _remedy(each)].append(each)
+    for (account_id, remedy), several in alike.items():
+        week, day = sum(each.week for each in several), sum(each.day for each in several)
+        reasons = [f"{each.week} {each.kind} ({each.reason})" for each in several[:MOST_REASONS]]
+        reasons += ["others"] if len(several) > MOST_REASONS else []
+        yield Seen(
+            of="Salesforce" if account_id is None else names.get(account_id, "an account that is gone"),
+            ok=False,
+            found=f"{_at_most(day)} in the last day, {_at_most(week)} in the last 7 days: {', '.join(reasons)}",
+            remedy=remedy,
+            otherwise=None if day else State.NOTE,
+        )
+    if not alike:
+        yield Seen(title="Unreadable arrivals", ok=True, found="none in the last 7 days")
+
+
+def unreadable_lately(org_id: int) -> list[Unreadable]:
+    """Count what an org's accounts and streams brought and nobody could read, the most frequent first.
+
+    By the index that holds no others, up to ``MOST_COUNTED``: hence the condition is spelt out.
+    """
+    now = timezone.now()
+    rows = query(
+        """SELECT account_id, CASE WHEN account_id IS NULL THEN 'event' ELSE split_part(key, ':', 1) END, problem,
+               count(*), count(*) FILTER (WHERE received_at > %s)
+           FROM (
+               SELECT account_id, key, problem, received_at FROM messaging_receivedevent
+               WHERE org_id = %s AND received_at > %s AND kind = 'unreadable'
+               ORDER BY received_at DESC LIMIT %s) AS newest
+           GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3""",
+        [now - timedelta(days=1), org_id, now - LATELY, MOST_COUNTED],
+    )
+    return [Unreadable(account_id, KINDS.get(kind, OF_NO_KIND), *rest) for account_id, kind, *rest in rows]
+
+
+def _remedy(unreadable: Unreadable) -> str:
+    for reason, remedy in REMEDIES[:1] if unreadable.account_id is None else REMEDIES:
+        if re.match(reason, unreadable.reason):
+            return remedy
+    return EVENT_FIELDS if unreadable.account_id is None else ASK_SUPPORT
+
+
+def _at_most(count: int) -> str:
+    return f"{MOST_COUNTED:,} or more" if count >= MOST_COUNTED else str(count)

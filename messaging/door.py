@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from django.conf import settings
 
-from connector.infobip.signature import SignatureCheck, digest_in
+from connector.infobip.signature import SignatureCheck, digests_in
 from connector.infobip.webhooks import reported_message, results_of
 from messaging.door_accounts import Account, Accounts
 from messaging.door_body import ClientGone, Held, Receive, Room, broken, length_of
@@ -158,7 +158,7 @@ class Door:
         if not settings.BARE_WEBHOOK_PATH:
             raise Refused(404, "bare path", "Only accounts' own addresses are served here. Use the account's own address.")
         # each account may name its own header, and whose this is only the body can say
-        if not any(digest_in(value.decode("latin-1")) for _, value in headers):
+        if not any(digests_in(value.decode("latin-1")) for _, value in headers):
             raise Refused(401, "no signature", NOT_SIGNED)
         with Held(self._bare_room) as held:
             limit = min(LARGEST_BARE, settings.LARGEST_WEBHOOK)
@@ -212,10 +212,8 @@ def _reports_on(message: UUID | None, body: bytes) -> bool:
 
 
 def _header(headers: Headers, account: Account) -> str:
-    for name, value in headers:
-        if name == account.signature_header:
-            return value.decode("latin-1")
-    return ""
+    """Give the account's signature header; where it came several times, a list, which says the same (RFC 9110, 5.3)."""
+    return ",".join(value.decode("latin-1") for name, value in headers if name == account.signature_header)
 
 
 def _begin_check(headers: Headers, account: Account) -> SignatureCheck:

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from connector.events import UnexpectedPayload, clean
 from connector.infobip import webhooks
+from connector.infobip.deliveries import Unread, take_apart
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
 from messaging.ingest import ingest
 from messaging.ledger import Arrival, keep_new, kind_of
@@ -147,16 +148,14 @@ def _read_inbox() -> list[_Row]:
 
 def _arrivals_of_webhook(row: _Row, *, most: int) -> tuple[list[Arrival], bool]:
     """Read the next results of a webhook, and say whether there are more; one that cannot be read is one without effect."""
-    body = bytes(row.body)
-    try:
-        results = webhooks.results_of(json.loads(body))
-    except (ValueError, RecursionError):
-        return [_unreadable(row.org_id, row.account_id, None, body, row.received_at, "not JSON")], False
+    results = take_apart(bytes(row.body))
     end = row.taken + most
     return [_read_result(row, result) for result in results[row.taken : end]], len(results) > end
 
 
 def _read_result(row: _Row, result: object) -> Arrival:
+    if isinstance(result, Unread):
+        return _unreadable(row.org_id, row.account_id, None, result.raw, row.received_at, result.problem)
     try:
         return _arrival_of_result(row.org_id, row.account_id, result, row.received_at)
     except Exception as exc:  # a shape that the reader did not foresee costs that result alone

@@ -1,15 +1,21 @@
 """How the content of a message reads as text: the mark and the label are ours, and what follows is somebody else's.
 
-Somebody wrote it, so every content reads as something: where what is needed is missing, the line says so.
+Somebody wrote it, so every content reads as something: where what is needed is missing, the line says so, and what its kind
+is not known to hold follows on lines of its own (words.py).
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from connector.events import MARK, clean, strip_mark
+from connector.infobip.words import unread
 from connector.payload import objects_of, optional_object
 
 Kinds = dict[str, Callable[[dict[str, Any]], str]]
+
+MOST_PARTS = 100  # of one message; end users send some ten
+MOST_FURTHER = 20  # lines of what a kind is not known to hold
+_GROUP_FIELDS = ("groupId", "group_id", "groupName", "group")
 
 
 def _ours(label: str, *theirs: str) -> str:
@@ -17,18 +23,48 @@ def _ours(label: str, *theirs: str) -> str:
     return f"{MARK} {label}: {rest}" if rest else f"{MARK} {label}"
 
 
+MORE = _ours("More was sent than can be shown here")
+
+
 def line_of(content: object, kinds: Kinds) -> str:
     """Read a content as text, by the kinds of the form that it came in; what an unknown kind holds is read all the same."""
     if isinstance(content, str):
         return _shown("", strip_mark(content))
+    if isinstance(content, list) and content:
+        return lines_of(content, kinds)
     if not isinstance(content, dict):
         return _shown("", "")
     kind = _optional(content, "type")
     read = kinds.get(kind.upper())
-    text = (read(content) if read else "") or _words(content)
+    of_any_kind = bool(kind) and read is None and kind.upper() not in DATA_KINDS
+    text = _with_further((read(content) if read else "") or _words(content), content, of_any_kind=of_any_kind)
     if kind and read is None and text:
         text = _ours(_name(kind), text)
     return _shown(kind, "\n".join(filter(None, [text, _referral(content)])))
+
+
+def lines_of(contents: list[Any], kinds: Kinds) -> str:
+    """Read the parts of one message, each on lines of its own; of more than anybody sends the rest is only mentioned."""
+    lines = [line_of(content, kinds) for content in contents[:MOST_PARTS]]
+    return "\n".join([*lines, *([MORE] if len(contents) > MOST_PARTS else [])])
+
+
+def group_line(*sources: object) -> str:
+    """Say that a message was written in a group, and whom an answer reaches; empty for one that was not.
+
+    What a group's messages look like is not published, but for the ``groupId`` of what they answer to.
+    """
+    holders = [source for source in sources if isinstance(source, dict)]
+    holders += [inner for source in holders if isinstance(inner := source.get("context"), dict)]
+    in_group = any(source.get(field) for source in holders for field in _GROUP_FIELDS)
+    return _ours("Written in a WhatsApp group. Your answer goes to this person alone, not to the group") if in_group else ""
+
+
+def _with_further(text: str, content: dict[str, Any], *, of_any_kind: bool = False) -> str:
+    """Add what somebody wrote where the kind of message has no place for it."""
+    further, more = unread(content, clean(text), most=MOST_FURTHER, of_any_kind=of_any_kind)
+    lines = [text, *(_ours("Also", each) for each in further)] if text else further
+    return "\n".join([*lines, *([MORE] if more else [])])
 
 
 def _shown(kind: str, text: str) -> str:
@@ -80,13 +116,20 @@ def _location(content: dict[str, Any]) -> str:
 
 
 def _contacts(content: dict[str, Any]) -> str:
+    """Read contact cards; their names come in two spellings."""
     lines = []
     for contact in objects_of(content, "contacts"):
-        name = optional_object(contact, "name")
-        shown = _optional(name, "formattedName") or _optional(name, "firstName")
-        phones = [_optional(phone, "phone") for phone in objects_of(contact, "phones")]
-        emails = [_optional(email, "email") for email in objects_of(contact, "emails")]
-        lines.append(_ours("Contact", ", ".join(filter(None, [shown, *phones, *emails]))))
+        name, company = optional_object(contact, "name"), optional_object(contact, "org")
+        names = ("formattedName", "formatted_name", "firstName", "first_name")
+        shown = [next(filter(None, (_optional(name, each) for each in names)), "")]
+        shown += [_optional(phone, "phone") for phone in objects_of(contact, "phones")]
+        shown += [_optional(email, "email") for email in objects_of(contact, "emails")]
+        shown += [_optional(company, each) for each in ("company", "department", "title")]
+        for address in objects_of(contact, "addresses"):
+            shown += [_optional(address, each) for each in ("street", "city", "state", "zip", "country")]
+        shown += [_optional(link, "url") for link in objects_of(contact, "urls")]
+        shown.append(_optional(contact, "birthday"))
+        lines.append(_ours("Contact", ", ".join(filter(None, shown))))
     return "\n".join(lines) or _ours("Contact")
 
 
@@ -108,9 +151,29 @@ def _list_reply(content: dict[str, Any]) -> str:
 
 
 def _flow_reply(content: dict[str, Any]) -> str:
-    fields = optional_object(content, "response").items()
-    shown = [strip_mark(f"{name}: {value}") for name, value in fields if isinstance(value, str | int | float)]
-    return "\n".join((_ours("Form", _optional(content, "text")), *shown))
+    return "\n".join((_ours("Form", _optional(content, "text")), *_fields("", content.get("response"))))
+
+
+def _fields(name: str, value: object) -> list[str]:
+    """Read the fields of a form, each on a line: several choices are one field, and a nested field is named by its path."""
+    if isinstance(value, dict):
+        return [line for inner, each in value.items() for line in _fields(f"{name}.{inner}" if name else inner, each)]
+    if isinstance(value, list):
+        choices = ", ".join(str(each) for each in value if isinstance(each, str | int | float))
+        nested = [each for each in value if isinstance(each, dict | list)]
+        return [*_fields(name, choices or None), *(line for each in nested for line in _fields(name, each))]
+    shown = f"{name}: {value}" if name else str(value)
+    return [strip_mark(shown)] if isinstance(value, str | int | float) else []
+
+
+def _form(content: dict[str, Any]) -> str:
+    """Read the pages of a form: each one's question, and what was chosen or typed."""
+    lines = [_ours("Form", _optional(content, "text"))]
+    for page in objects_of(content, "selections"):
+        lines.append(_optional(page, "text"))
+        for item in objects_of(page, "items"):
+            lines.append(": ".join(filter(None, (_optional(item, "title"), _optional(item, "value")))))
+    return "\n".join([*filter(None, lines), *_fields("", content.get("response"))])
 
 
 def _notice(text: str) -> Callable[[dict[str, Any]], str]:
@@ -151,25 +214,35 @@ MESSAGES_API_KINDS: Kinds = {
     "LOCATION": _location,
     "REACTION": _reaction,
     "FLOW_RESPONSE": _flow_reply,
-    "FORM_RESPONSE": _flow_reply,
+    "FORM_RESPONSE": _form,
 }
-
+# what an end user's phone answers, in which nobody wrote anything
+DATA_KINDS = {
+    *("INTERACTIVE_PAYMENT_CONFIRMATION", "INTERACTIVE_PAYMENT_ACKNOWLEDGEMENT", "INTERACTIVE_CALL_PERMISSION_REPLY"),
+    *("INTERACTIVE_IN_THREAD_AUTHENTICATION_REPLY", "AUTHENTICATION_RESPONSE", "PAYMENT_RESPONSE"),
+}
 
 # A conversation's messages, as the bot's designer and the end user wrote them. Nothing says what `content` of an inbound
 # reply holds, and the list of kinds is open: what is not here reads by the first text that it has.
 # https://www.infobip.com/docs/api/customer-engagement/conversations
-SILENT = {"TYPING_INDICATOR", "EMPTY", "UNKNOWN", "CLOSE_CONVERSATION"}
+SILENT = {"EMPTY", "UNKNOWN", "CLOSE_CONVERSATION"}  # unless somebody's words are in it
+TYPING = "TYPING_INDICATOR"
 
 
-def conversation_line(kind: str, content: dict[str, Any]) -> str:
+def conversation_line(kind: str, content: object) -> str:
     """Read a message of a conversation as text; empty for what nobody would see.
 
     :param kind: its ``contentType``; empty in conversation events, which do not tell it
     """
-    if kind in SILENT:
+    if kind == TYPING:
         return ""
+    if not isinstance(content, dict):
+        return line_of(content, {}) if content or kind not in SILENT else ""
+    if kind in SILENT:
+        return clean(_with_further(_first_text(content), content)).strip()
     read = _CONVERSATION_KINDS.get(kind or _guessed(content), _first_text)
-    return _shown(kind, read(content))
+    text = _with_further(read(content) or _words(content), content)
+    return _shown(kind, "\n".join(filter(None, [text, _referral(content)])))
 
 
 def _guessed(content: dict[str, Any]) -> str:
@@ -191,7 +264,7 @@ def _first_text(content: dict[str, Any]) -> str:
 
 def _linked_file(label: str) -> Callable[[dict[str, Any]], str]:
     def read(content: dict[str, Any]) -> str:
-        return _ours(label, _optional(content, "caption"), _optional(content, "url"))
+        return _ours(label, _optional(content, "caption") or _optional(content, "text"), _optional(content, "url"))
 
     return read
 
@@ -200,23 +273,13 @@ def _conversation_location(content: dict[str, Any]) -> str:
     return _location({"name": content.get("locationName"), **content})
 
 
-def _conversation_contacts(content: dict[str, Any]) -> str:
-    """Read names in either of the two spellings."""
-    contacts = []
-    for contact in objects_of(content, "contacts"):
-        name = optional_object(contact, "name")
-        shown = name.get("formattedName") or name.get("formatted_name") or name.get("firstName") or name.get("first_name")
-        contacts.append({**contact, "name": {"formattedName": shown}})
-    return _contacts({"contacts": contacts})
-
-
 def _interactive(content: dict[str, Any]) -> str:
     """Read a question with its choices, each on a line of its own."""
     inner = optional_object(content, "interactive")
     texts = [_optional(optional_object(inner, place), "text") for place in ("header", "body", "footer")]
     action = optional_object(inner, "action")
     rows = [row for section in objects_of(action, "sections") for row in objects_of(section, "rows")]
-    choices = [_optional(each, "title") for each in [*objects_of(action, "buttons"), *rows]]
+    choices = [_list_reply(each).replace("\n", ": ") for each in [*objects_of(action, "buttons"), *rows]]
     link = " ".join(filter(None, (_optional(action, "displayText"), _optional(action, "url"))))
     return "\n".join([*filter(None, texts), *(f"• {choice}" for choice in [*choices, link] if choice)])
 
@@ -234,7 +297,7 @@ def _list_reply_or_first_text(content: dict[str, Any]) -> str:
 
 def _data_reply(content: dict[str, Any]) -> str:
     """Read a reply whose fields are not published."""
-    return _first_text(content) or _flow_reply(content)
+    return "\n".join(filter(None, (_first_text(content), *_fields("", content.get("response"))))) or _ours("Form")
 
 
 _CONVERSATION_KINDS: Kinds = {
@@ -246,7 +309,7 @@ _CONVERSATION_KINDS: Kinds = {
     "VOICE": _linked_file("Voice message"),
     "WHATSAPP_STICKER": _linked_file("Sticker"),
     "LOCATION": _conversation_location,
-    "CONTACT": _conversation_contacts,
+    "CONTACT": _contacts,
     "INTERACTIVE": _interactive,
     "INTERACTIVE_LIST_REPLY": _list_reply_or_first_text,
     "INTERACTIVE_FLOW_REPLY": _data_reply,

@@ -21,7 +21,14 @@ from connector.events import (
     clean,
 )
 from connector.infobip.client import FAILED_GROUPS, is_duplicate
-from connector.infobip.content import MESSAGES_API_KINDS, WHATSAPP_KINDS, conversation_line, line_of
+from connector.infobip.content import (
+    MESSAGES_API_KINDS,
+    WHATSAPP_KINDS,
+    conversation_line,
+    group_line,
+    line_of,
+    lines_of,
+)
 from connector.infobip.reasons import REASONS
 from connector.payload import id_of, number_as_text, object_of, optional_object, optional_text, parse_time, text_of
 from connector.phone import address_of, aliases_of
@@ -52,12 +59,12 @@ def business_number(result: object) -> str:
     event = result.get("event")
     if _is_conversation_event(result):
         message = result["payload"].get("message")
-        return address_of(message.get("to")) if isinstance(message, dict) and result["type"] == INBOUND else ""
+        return address_of(message.get("to")) if isinstance(message, dict) and _is_inbound(result) else ""
     if event == "MO":
         field = "destination"
     elif event in ("DELIVERY", "SEEN"):
         field = "sender"
-    elif isinstance(result.get("message"), dict):
+    elif _is_whatsapp_message(result):
         field = "to"
     else:
         return ""
@@ -77,7 +84,7 @@ def reported_message(result: object) -> UUID | None:
 def key_of(result: object) -> str:
     """Give what is the same whenever Infobip posts the same thing again, and differs otherwise."""
     if isinstance(result, dict):
-        if _is_conversation_event(result) and result["type"] == INBOUND:
+        if _is_conversation_event(result) and _is_inbound(result):
             message = result["payload"].get("message")
             own_id = message.get("id") if isinstance(message, dict) else None
             if isinstance(own_id, str) and 0 < len(own_id) <= LONGEST_ID and clean(own_id) == own_id:
@@ -89,7 +96,7 @@ def key_of(result: object) -> str:
                 return f"delivery:{message_id}:{str(status_id)[:20]}"
             if _is_seen_report(result):
                 return f"seen:{message_id}"
-            if result.get("event") == "MO" or "message" in result:
+            if result.get("event") == "MO" or _is_whatsapp_message(result):
                 return f"message:{message_id}"
     return f"sha256:{hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()}"
 
@@ -112,17 +119,30 @@ def parse_result(result: object, *, received_at: datetime) -> Event:
         return _parse_messages_api_message(result, received_at)
     if optional_text(result, "event", most=100).startswith("TYPING_"):
         return Typing()
-    if isinstance(result.get("message"), dict):
-        return _parse_whatsapp_message(result, received_at)
     if _is_conversation_event(result):
         return _parse_conversation_event(result, received_at)
+    if _is_whatsapp_message(result):
+        return _parse_whatsapp_message(result, received_at)
     if "messageTemplateId" in result:
         return Ignored("template change")
     raise UnexpectedPayload("neither a message nor a report: no message, event, status or seenAt")
 
 
 def _is_conversation_event(result: dict[str, Any]) -> bool:
-    return isinstance(result.get("type"), str) and isinstance(result.get("payload"), dict)
+    payload = result.get("payload")
+    return isinstance(payload, dict) and (isinstance(result.get("type"), str) or isinstance(payload.get("message"), dict))
+
+
+def _is_inbound(event: dict[str, Any]) -> bool:
+    """Tell whether a conversation event is what an end user wrote; one without a type tells by its direction."""
+    if isinstance(kind := event.get("type"), str):
+        return kind == INBOUND
+    return bool(event["payload"].get("direction") == "INBOUND")
+
+
+def _is_whatsapp_message(result: dict[str, Any]) -> bool:
+    """Tell a message by what only messages have, whatever it holds: one that says nothing is still from somebody."""
+    return "message" in result or ("integrationType" in result and "event" not in result)
 
 
 def _is_delivery_report(result: dict[str, Any]) -> bool:
@@ -162,7 +182,7 @@ def _parse_delivery_report(result: dict[str, Any], received_at: datetime) -> Rec
 
 
 def _parse_whatsapp_message(result: dict[str, Any], received_at: datetime) -> MessageReceived:
-    contact = optional_object(result, "contact")
+    contact, message = optional_object(result, "contact"), result.get("message")
     addresses = _addresses(result.get("from"), contact.get("phoneNumber"), contact.get("userId"))
     if not addresses:
         raise UnexpectedPayload("from is missing or not an address")
@@ -172,7 +192,7 @@ def _parse_whatsapp_message(result: dict[str, Any], received_at: datetime) -> Me
         end_user=addresses[0],
         aliases=tuple(addresses[1:]),
         name=optional_text(contact, "name", most=LONGEST_NAME),
-        text=line_of(result["message"], WHATSAPP_KINDS),
+        text=_in_group(line_of(message, WHATSAPP_KINDS), result, message, contact),
         received_at=parse_time(result.get("receivedAt")) or received_at,
     )
 
@@ -182,11 +202,11 @@ def _parse_conversation_event(result: dict[str, Any], received_at: datetime) -> 
 
     https://www.infobip.com/docs/api/customer-engagement/common-assets/customer-engagement-webhooks/conversation-event-webhook
     """
-    if result["type"] != INBOUND:
-        return Ignored(f"conversation: {clean(result['type'])}"[:50])
+    if not _is_inbound(result):
+        return Ignored(f"conversation: {optional_text(result, 'type', most=100) or 'no type'}"[:50])
     payload = result["payload"]
     message = object_of(payload, "message")
-    if optional_text(message, "channel", most=50) not in ("", "WHATSAPP"):
+    if optional_text(message, "channel", most=50).upper() not in ("", "WHATSAPP"):
         return Ignored("conversation: another channel")
     ref = InfobipMessageRef(
         conversation=optional_text(payload, "id", most=LONGEST_ID), message=optional_text(message, "id", most=LONGEST_ID)
@@ -198,7 +218,7 @@ def _parse_conversation_event(result: dict[str, Any], received_at: datetime) -> 
         end_user=(end_user := _required_address(message, "from")),
         aliases=aliases_of(end_user),
         name=optional_text(optional_object(payload, "customer"), "name", most=LONGEST_NAME),
-        text=conversation_line("", optional_object(message, "content")),
+        text=_in_group(conversation_line("", message.get("content")), message, message.get("content")),
         received_at=parse_time(message.get("createdAt")) or parse_time(result.get("timestamp")) or received_at,
         ref=ref if complete else None,
     )
@@ -217,9 +237,13 @@ def _parse_messages_api_message(result: dict[str, Any], received_at: datetime) -
         end_user=(end_user := _required_address(result, "sender")),
         aliases=aliases_of(end_user),
         name="",
-        text="\n".join(line_of(content, MESSAGES_API_KINDS) for content in contents),
+        text=_in_group(lines_of(contents, MESSAGES_API_KINDS), result, *contents),
         received_at=parse_time(result.get("receivedAt")) or received_at,
     )
+
+
+def _in_group(text: str, *sources: object) -> str:
+    return "\n".join(filter(None, (group_line(*sources), text)))
 
 
 def _addresses(*values: object) -> list[str]:

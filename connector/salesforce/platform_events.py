@@ -20,7 +20,7 @@ from connector.events import (
     Unsupported,
     clean,
 )
-from connector.payload import object_of, objects_of, optional_object, optional_text, parse_json, parse_time, text_of
+from connector.payload import id_of, object_of, objects_of, optional_object, optional_text, parse_json, parse_time, text_of
 
 LONGEST_ID = 250
 LONGEST_ADDRESS = 150  # of an end user
@@ -104,7 +104,7 @@ def _parse_record(event: PlatformEvent, record: dict[str, Any], topic: Topic) ->
     if not isinstance(payload, dict):
         raise UnexpectedPayload(f"{topic.payload_field} is not an object")
     # one published sample has the entry's fields beside channelAddressIdentifier
-    entry = object_of(payload, "payload") if "payload" in payload else payload
+    entry = _object_or_text(payload, "payload") if "payload" in payload else payload
     return _parse_entry(payload, entry, created_at(event) or event.received_at)
 
 
@@ -120,7 +120,8 @@ def _parse_session_change(record: dict[str, Any]) -> SessionTouched | Ignored:
 
 
 def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any], published_at: datetime) -> Event:
-    entry_type = text_of(entry, "entryType", most=100)
+    # what it holds says the same once more
+    entry_type = optional_text(entry, "entryType", most=100) or text_of(_entry_payload(entry), "entryType", most=100)
     if entry_type in TYPING:
         return Typing()
     if entry_type == "SessionStatusChanged":
@@ -134,10 +135,10 @@ def _parse_entry(envelope: dict[str, Any], entry: dict[str, Any], published_at: 
     inner = _entry_payload(entry)
     written_at = parse_time(entry.get("transcriptedTimestamp")) or parse_time(entry.get("clientTimestamp"))
     return ReplyWritten(
-        entry=text_of(entry, "identifier", most=LONGEST_ID),
-        channel_address=text_of(envelope, "channelAddressIdentifier", most=LONGEST_ID),
+        entry=id_of(entry, "identifier", most=LONGEST_ID),
+        channel_address=id_of(envelope, "channelAddressIdentifier", most=LONGEST_ID),
         conversation=optional_text(envelope, "conversationIdentifier", most=LONGEST_ID),
-        end_user=text_of(object_of(envelope, "recipient"), "subject", most=LONGEST_ADDRESS),
+        end_user=id_of(object_of(envelope, "recipient"), "subject", most=LONGEST_ADDRESS),
         content=_content(optional_object(inner, "abstractMessage")),
         written_at=written_at or published_at,
         automatic=optional_text(inner, "messageReason", most=50) in AUTOMATIC,
@@ -158,12 +159,15 @@ def _parse_participants(envelope: dict[str, Any], payload: dict[str, Any]) -> Re
 
 
 def _entry_payload(entry: dict[str, Any]) -> dict[str, Any]:
-    inner = entry.get("entryPayload")
-    if isinstance(inner, str):  # sibling APIs nest it as text
-        inner = parse_json(inner, "entryPayload")
-    if not isinstance(inner, dict):
-        raise UnexpectedPayload("entryPayload is missing or not an object")
-    return inner
+    return _object_or_text(entry, "entryPayload")
+
+
+def _object_or_text(source: dict[str, Any], field: str) -> dict[str, Any]:
+    """Take an object that must be there; sibling APIs nest some as texts."""
+    value = source.get(field)
+    if isinstance(value, str):
+        value = parse_json(value, field)
+    return object_of({field: value}, field)
 
 
 def _parse_session_status(payload: dict[str, Any]) -> SessionEnded | Ignored:

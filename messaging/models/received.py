@@ -54,6 +54,7 @@ class ReceivedEvent(models.Model):
         indexes = [
             models.Index(fields=["org", "-received_at"], condition=~Q(problem=""), name="arrival_with_problem"),
             models.Index(fields=["-id"], condition=~Q(problem=""), name="arrival_problem_newest"),
+            models.Index(fields=["org", "-received_at"], condition=Q(kind="unreadable"), name="arrival_unreadable"),
         ]
 
     def __str__(self) -> str:

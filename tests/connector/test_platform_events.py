@@ -70,7 +70,6 @@ _MESSAGE = "payload.entryPayload.abstractMessage"
         ("channelAddressIdentifier", None, "channelAddressIdentifier is missing"),
         ("recipient", None, "recipient is missing"),
         ("recipient", {"role": "EndUser"}, "subject is missing"),
-        ("payload.entryType", None, "entryType is missing"),
         ("payload.sender", None, "sender is missing"),
         ("payload.identifier", None, "identifier is missing"),
         ("payload.identifier", "x" * 251, "identifier is longer than 250"),

@@ -35,13 +35,35 @@ def test_the_signature_is_taken_in_each_of_its_spellings(header: str) -> None:
     "header",
     [
         *("", " ", "SHA256=", "sha256", "none", "é" * 64, "\x00" * 64, "=" * 44),
-        *(HEX[:-1], HEX + "0", HEX[:-1] + "g", "0" * 64, f"SHA1={HEX}", f"SHA256=SHA256={HEX}", f"{HEX},{HEX}"),
+        *(
+            HEX[:-1],
+            HEX + "0",
+            HEX[:-1] + "g",
+            "0" * 64,
+            f"SHA1={HEX}",
+            f"SHA256=SHA256={HEX}",
+            HEX + HEX,
+            f"{'0' * 64}," * 8 + HEX,
+        ),
         *(BASE64[:-1], BASE64.lower(), BASE64 + "=", base64.b64encode(b"x" * 31).decode()),
         f"SHA256={hmac.new(SECRET.encode(), BODY, hashlib.sha512).hexdigest()}",
     ],
 )
 def test_any_other_signature_is_refused(header: str) -> None:
     assert not signature_matches(header, BODY, [SECRET])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(f"{HEX},{HEX}", f"SHA256={'0' * 64}, SHA256={HEX}", f"SHA256={HEX},SHA256={'0' * 64}", f"{BASE64};none"),
+        *(f"sha1={'0' * 40}, sha256={HEX}", f"SHA256={HEX} SHA512={'0' * 128}", f",, {HEX}", f"{'0' * 64}," * 7 + HEX),
+    ],
+)
+def test_of_several_signatures_one_that_fits_is_enough(header: str) -> None:
+    assert signature_matches(header, BODY, [SECRET])
+    assert signature_matches(header, BODY, ["coming", SECRET])
+    assert not signature_matches(header, BODY, ["another"])
 
 
 @pytest.mark.parametrize("body", [b"", b'{"results": []}', BODY + b"\n", BODY.upper()])

@@ -121,7 +121,6 @@ def test_a_contact_may_be_missing(contact: object) -> None:
         ("whatsapp/text", {"to": 447700900123.0}, "to is missing or not an address"),
         ("whatsapp/text", {"messageId": "x" * 251}, "messageId is longer than 250 characters"),
         ("whatsapp/text", {"to": "x" * 25}, "to is longer than 24 characters"),
-        ("whatsapp/text", {"message": "TEXT"}, "neither a message nor a report"),
         ("messages_api/text", {"destination": None}, "destination is missing or not an address"),
         ("messages_api/text", {"event": "MT"}, "neither a message nor a report"),
         ("reports/whatsapp_delivered", {"messageId": "wamid.1"}, "messageId is not an id of ours"),

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,10 +27,12 @@ from connector.infobip import webhooks
 from connector.infobip.conversations import Line, parse_line
 from connector.payload import DEEPEST, FIRST_TIME, objects_of, parse_json
 from connector.salesforce.platform_events import SESSION_CHANGES, PlatformEvent, Topic, created_at, is_typing, parse_event
+from messaging.handover import Call, UnusableCall, parse_call
 from messaging.models import (
     Address,
     ChatbotMessage,
     Conversation,
+    Handover,
     LeftMessage,
     Message,
     ReceivedEvent,
@@ -65,6 +68,14 @@ def read_transcript(body: bytes) -> Found:
     return [line for message in messages if (line := parse_line(message, after=NOW)) is not None]
 
 
+def read_call(body: bytes) -> Found:
+    """Read a chatbot's call; what cannot be used is told to whoever set the chatbot up."""
+    with suppress(UnusableCall):
+        call = parse_call(parse_json(body, "the body"))
+        return [call, *call.attributes, *call.attributes.values()]
+    return []
+
+
 def read_event(body: bytes) -> Found:
     """Read a platform event; its payload, which the recording spells out, is a text on the bus."""
     record = json.loads(body)
@@ -95,6 +106,7 @@ READERS: dict[str, Callable[[bytes], Found]] = {
     "infobip/reports": read_webhook,
     "infobip/notices": read_webhook,
     "infobip/transcripts": read_transcript,
+    "infobip/calls": read_call,
     "salesforce/events": read_event,
 }
 # what we send, and what answers our calls, which the clients read
@@ -128,6 +140,9 @@ COLUMNS: dict[tuple[type, str], list[tuple[type[Model], str]]] = {
     (SessionEnded, "session"): [(Session, "salesforce_id")],
     (Ignored, "kind"): [(ReceivedEvent, "kind")],
     (Line, "id"): [(ChatbotMessage, "infobip_id"), (TranscriptLine, "infobip_id")],
+    (Call, "conversation"): [(Handover, "infobip_conversation")],
+    (Call, "end_user"): [(Handover, "end_user")],
+    (Call, "language"): [(Handover, "language")],
 }
 
 

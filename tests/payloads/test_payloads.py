@@ -63,7 +63,13 @@ WHATSAPP: dict[str, tuple[str, int, float, str]] = {
         *("wamid.A4", 16, 30),
         "▸ Location: Clock tower, London SW1A 0AA (51.5007, -0.1246) https://maps.example.com/p/1",
     ),
-    "contact": ("wamid.A5", 16, 40, "▸ Contact: Max Frost, +44 7700 900555, max@example.com"),
+    "contact": (
+        "wamid.A5",
+        16,
+        40,
+        "▸ Contact: Max Frost, +44 7700 900555, max@example.com, Frost Ltd, Stores, Buyer, 1 High Street, Leeds, LS1 1AA, "
+        "United Kingdom, https://frost.example.com, 1990-05-01",
+    ),
     "button": ("wamid.A6", 16, 50, "Yes, please"),
     "interactive_button_reply": ("wamid.A7", 17, 0, "Morning"),
     "interactive_list_reply": ("wamid.A8", 17, 10, "Returns\nSend something back"),
@@ -78,7 +84,7 @@ WHATSAPP: dict[str, tuple[str, int, float, str]] = {
     "infected_content": ("wamid.A17", 18, 40, "▸ A file was withheld because it holds malware"),
     "interactive_payment_confirmation": ("wamid.A18", 18, 50, f"▸ Interactive payment confirmation: {NOT_SHOWN}"),
     "interactive_payment_acknowledgement": ("wamid.A19", 19, 0, f"▸ Interactive payment acknowledgement: {NOT_SHOWN}"),
-    "interactive_call_permission_reply": ("wamid.A20", 19, 10, f"▸ Interactive call permission reply: {NOT_SHOWN}"),
+    "interactive_call_permission_reply": ("wamid.A20", 19, 10, "▸ Interactive call permission reply: ACCEPT"),
     "interactive_in_thread_authentication_reply": (
         *("wamid.A21", 19, 20),
         f"▸ Interactive in thread authentication reply: {NOT_SHOWN}",
@@ -98,7 +104,7 @@ MESSAGES_API: dict[str, tuple[str, int, float, str]] = {
     "url": ("wamid.B11", 18, 50, "▸ Link: https://shop.example.com/track/2291"),
     "reaction": ("wamid.B12", 19, 0, "▸ Reaction: 👍"),
     "flow_response": ("wamid.B13", 19, 10, "▸ Form\nrating: 5\ncomment: All good"),
-    "form_response": ("wamid.B14", 19, 20, "▸ Form"),
+    "form_response": ("wamid.B14", 19, 20, "▸ Form\nYour name\nName: Ada"),
     "authentication_response": ("wamid.B15", 19, 30, f"▸ Authentication response: {NOT_SHOWN}"),
     "payment_response": ("wamid.B16", 19, 40, f"▸ Payment response: {NOT_SHOWN}"),
 }

@@ -170,9 +170,9 @@ TABLES: dict[type[models.Model], tuple[int, Columns]] = {
             "account": ORG,
             "key": f"CASE n WHEN 4 THEN 'delivery:{message_uuid(CONVERSATIONS + 1)}:9' WHEN 5 THEN 'message:entry 1' "
             "ELSE 'key ' || n END",
-            "kind": "'MessageReceived'",
+            "kind": "CASE WHEN n % 5000 = 1 THEN 'unreadable' ELSE 'MessageReceived' END",
             "body": "decode(repeat('7b7d', 100), 'hex')",
-            "problem": "CASE WHEN n % 1000 = 0 THEN 'a problem' ELSE '' END",
+            "problem": "CASE WHEN n % 1000 = 0 OR n % 5000 = 1 THEN 'a problem' ELSE '' END",
         },
     ),
     Handover: (

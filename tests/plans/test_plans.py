@@ -197,6 +197,7 @@ CALLS: dict[str, Callable[[Org], Any]] = {
     "the doctor's look at connections": finds(messaging_doctor.connections_work),
     "the doctor's look at hand-overs": finds(messaging_doctor.handovers_succeed),
     "the doctor's look at what waits": finds(messaging_doctor.nothing_waits_long),
+    "the doctor's look at what could not be read": finds(messaging_doctor.everything_is_read),
     "the doctor's own rows": lambda org: doctor.OrgSnapshot(org).read_rows(),
     "taking a sender off": lambda org: connecting.choose_sender(
         org.infobip_accounts.get(), org.senders.get().number, channel=None, chatbot_first=False, who="Ada"
@@ -214,6 +215,11 @@ def test_the_doctor_finds_the_few_messages_that_wait_among_all_that_are_stored(o
     assert seen.found.startswith(f"{rows.DUE * 4 // 5} conversations wait")
 
 
+def test_the_doctor_finds_the_few_unreadable_arrivals_among_all_that_are_stored(org: Org) -> None:
+    (seen,) = check(lambda: CALLS["the doctor's look at what could not be read"](org))
+    assert not seen.ok and "a problem" in seen.found
+
+
 def test_a_sender_that_is_taken_off_is_still_named_by_its_messages(org: Org) -> None:
     sender = org.senders.get()
     CALLS["taking a sender off"](org)
@@ -222,6 +228,7 @@ def test_a_sender_that_is_taken_off_is_still_named_by_its_messages(org: Org) -> 
 
 
 LOST = {
+    "arrival_unreadable": "the doctor's look at what could not be read",
     "lane_due": "the doctor's look at what waits",
     "conversation_identifier": "noting a rep",
     "message_newest": "/admin/messaging/message/?org__id__exact=1",

@@ -30,6 +30,7 @@ from tenants.doctor import State
 from tenants.models import InfobipAccount, Sender
 from tenants.tenancy import every_org, org_scope
 from tests.set_up.conftest import Company
+from tests.support.happenings import receive_webhook
 from tests.tenants.test_encryption import spoil
 
 Patch = pytest.MonkeyPatch
@@ -262,6 +263,11 @@ def hand_over(company: Company) -> None:
     with every_org():
         account = InfobipAccount.objects.select_related("org").get(pk=company.account.pk)
         connecting.subscribe(account, who="Ada")
+
+
+def receive_unreadable(company: Company, patch: Patch) -> None:
+    with every_org():
+        receive_webhook(company.account, [{"something": "else"}])
 
 
 def let_message_wait(company: Company, patch: Patch) -> None:
@@ -499,6 +505,9 @@ FAULTS: dict[str, list[Fault]] = {
     "Hand-overs": [Fault(refuse_handover, ("Hand-overs",), WARNING, says="did not write")],
     "Sessions": [Fault(fail_to_ask, ("Sessions",), WARNING, says="does not tell")],
     "Waiting messages": [Fault(let_message_wait, ("Waiting messages",), WARNING)],
+    "Unreadable arrivals": [
+        Fault(receive_unreadable, ("Unreadable arrivals of main",), WARNING, says="Subscribe our address")
+    ],
 }
 
 
