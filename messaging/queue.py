@@ -130,6 +130,10 @@ def lock_conversations(conversation_ids: Iterable[int]) -> None:
     )
 
 
+COME_DOWN = """UPDATE SET position = EXCLUDED.position WHERE messaging_message.lane_id = EXCLUDED.lane_id
+    AND messaging_message.status = 'pending' AND messaging_message.position > EXCLUDED.position"""
+
+
 def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
     """Add messages to lanes that the caller has locked, in the given order. One that a lane has already is left out.
 
@@ -145,10 +149,6 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
         ranks[message.lane_id] += 1
         endpoints[message.lane_id] = message.endpoint_id
         rows.append(_row(message, rank=ranks[message.lane_id]))
-    on_conflict = "NOTHING"
-    if below_hold:
-        on_conflict = """UPDATE SET position = EXCLUDED.position WHERE messaging_message.lane_id = EXCLUDED.lane_id
-            AND messaging_message.status = 'pending' AND messaging_message.position > EXCLUDED.position"""
     # as JSON, which the driver writes faster than as many arrays; and the ids beside it, without which the planner, who
     # cannot see how few rows it holds, reads every lane
     query(
@@ -172,7 +172,7 @@ def append(messages: Sequence[NewMessage], *, below_hold: bool = False) -> None:
                sender_id bigint, uuid uuid, source_entry text, part int, text text, written_at timestamptz, late bool,
                status text, error text, ours bool, template jsonb, routing_attributes jsonb)
            JOIN lane ON lane.id = come.lane_id
-           ON CONFLICT (channel_id, source_entry, part, org_id) DO {on_conflict}""",
+           ON CONFLICT (channel_id, source_entry, part, org_id) DO {COME_DOWN if below_hold else "NOTHING"}""",
         [
             below_hold,
             records({"lane_id": lane_id, "n": n, "endpoint_id": endpoints[lane_id]} for lane_id, n in ranks.items()),
