@@ -156,8 +156,8 @@ def missing_messages(handover: Handover, conversation: Conversation, *, read: bo
 
 
 def close(handover: Handover, *, read: bool) -> None:
-    """Note that nothing is left to do with what was left to the transcript, and keep of its lines the ids only."""
-    _left(handover).update(settled=True)
+    """Note that nothing is left to do with what was left to the transcript, and keep of it and of its lines the ids only."""
+    _left(handover).update(settled=True, text="")
     lines = _lines(handover).filter(handover_id=handover.pk)
     if read:
         lines.update(text="")
