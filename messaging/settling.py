@@ -156,7 +156,7 @@ def missing_messages(handover: Handover, conversation: Conversation, *, read: bo
 
 
 def close(handover: Handover, *, read: bool) -> None:
-    """Note that nothing is left to do with what was left to the transcript, and keep of it and of its lines the ids only."""
+    """Note that nothing is left to do about what was left to the transcript; of it and of the lines only ids are kept."""
     _left(handover).update(settled=True, text="")
     lines = _lines(handover).filter(handover_id=handover.pk)
     if read:

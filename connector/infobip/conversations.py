@@ -10,7 +10,7 @@ from urllib.parse import quote
 from connector.http import RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
 from connector.infobip.content import conversation_line
-from connector.payload import AHEAD, objects_of, optional_object, optional_text, parse_time
+from connector.payload import AHEAD, number_as_text, objects_of, optional_object, optional_text, parse_time
 from connector.phone import address_of
 
 PAGE = 250  # of at most 999, so that a page of long texts stays far below the longest answer that we read
@@ -26,6 +26,7 @@ class Author(StrEnum):
     AGENT = "agent"
 
 
+SYSTEM = "SYSTEM"  # what Infobip notes, which nobody wrote
 _AUTHORS = {"CUSTOMER": Author.END_USER, "BOT": Author.CHATBOT, "AGENT": Author.AGENT}
 
 
@@ -141,10 +142,11 @@ def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
 
     :param after: stands in for a time that cannot be read
     """
-    message_id = optional_text(message, "id", most=LONGEST_ID + 1)
+    message_id = number_as_text(message.get("id"), most=LONGEST_ID) or optional_text(message, "id", most=LONGEST_ID + 1)
     inbound = message.get("direction") == "INBOUND"
-    author = _AUTHORS.get(optional_text(message, "authorType", most=20) or ("CUSTOMER" if inbound else "BOT"))
-    kind, content = optional_text(message, "contentType", most=100), optional_object(message, "content")
+    named = optional_text(message, "authorType", most=20)
+    author = None if named == SYSTEM else _AUTHORS.get(named, Author.END_USER if inbound else Author.CHATBOT)
+    kind, content = optional_text(message, "contentType", most=100), message.get("content")
     text = conversation_line(kind, content) if kind or content else ""
     if author is None or not text or not 0 < len(message_id) <= LONGEST_ID:
         return None

@@ -169,6 +169,7 @@ def test_a_name_is_looked_at_again_for_each_connection(monkeypatch: pytest.Monke
         resolve_to(monkeypatch, "127.0.0.1")  # public, for this test
         call = call_to(f"http://acme.my.salesforce.com:{server.port}")
         assert await caller.run(call) == {"taken": True}
+        await asyncio.sleep(0.2)  # it hangs up
         resolve_to(monkeypatch, "127.0.0.2")
         error, _ = await failure(caller, call)
         assert isinstance(error, PrivateAddress)

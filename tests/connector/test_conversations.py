@@ -177,3 +177,31 @@ def test_a_conversation_that_is_closed_already_is_closed(
 ) -> None:
     wire.patch(f"{HOST}/ccaas/1/conversations/a%2Fb", status=status, json={})
     conversations.close(client, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("odd", "author", "text"),
+    [
+        ({"id": 17}, Author.END_USER, "Hi"),
+        ({"authorType": "VISITOR"}, Author.END_USER, "Hi"),
+        ({"authorType": "AI_AGENT", "direction": "OUTBOUND"}, Author.CHATBOT, "Hi"),
+        ({"content": "Hi"}, Author.END_USER, "Hi"),
+        ({"content": "Hi", "contentType": None}, Author.END_USER, "Hi"),
+    ],
+    ids=["a number as id", "an unknown author who writes", "an unknown author who answers", "a text alone", "of no kind"],
+)
+def test_a_line_is_read_for_its_words(odd: dict[str, Any], author: Author, text: str) -> None:
+    message = {
+        "id": "m",
+        "direction": "INBOUND",
+        "authorType": "CUSTOMER",
+        "contentType": "TEXT",
+        "content": {"text": "Hi"},
+    }
+    line = conversations.parse_line({**message, **odd}, after=datetime.now(UTC))
+    assert line is not None and (line.id, line.author, line.text) == (str(odd.get("id", "m")), author, text)
+
+
+def test_what_infobip_notes_itself_is_no_line() -> None:
+    noted = {"id": "m", "direction": "OUTBOUND", "authorType": "SYSTEM", "contentType": "TEXT", "content": {"text": "x"}}
+    assert conversations.parse_line(noted, after=datetime.now(UTC)) is None
