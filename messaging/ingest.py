@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import NamedTuple
 
 from connector.events import (
@@ -32,6 +33,8 @@ from messaging.receipts import Report
 from messaging.results import mark_receipts_due
 from tenants.cache import count_refusal, note_automatic
 from tenants.models import Channel
+
+LONGEST_ENTRY = 250  # as the columns hold
 
 
 @dataclass(slots=True)
@@ -159,7 +162,8 @@ def _entry_of(arrival: Arrival, event: MessageReceived, sender: _Sender | None) 
     """Name a message on its channel: ids are an account's own, and a channel may have senders of several."""
     if sender is None or sender.first_account == arrival.account_id:
         return event.external_id
-    return f"{arrival.account_id}:{event.external_id}"
+    own = f"{arrival.account_id}:{event.external_id}"
+    return own if len(own) <= LONGEST_ENTRY else f"{arrival.account_id}:{sha256(event.external_id.encode()).hexdigest()}"
 
 
 def _map_chatbot_messages(written: Sequence[tuple[Arrival, MessageReceived]], senders: Senders) -> None:

@@ -6,6 +6,7 @@ kept in the ledger with the reason, visible and counted, and never tried again b
 
 import hashlib
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ RESULTS_AT_ONCE = 2_000
 ROWS_AT_ONCE = 2_000
 BYTES_OF_ORG = 2 << 20  # a larger body comes alone
 BYTES_AT_ONCE = 8 << 20
+READ_SECONDS = 1.0  # of a turn, in which others' messages and the database wait
 FEW_ROWS, FEW_BYTES = 8, 64 << 10  # a turn that took no more left nothing, unless a giant: that is looked for in a second
 
 
@@ -103,14 +105,17 @@ class _Share:
 
 
 def _share_of(rows: Iterable[_Row]) -> _Share:
-    """Choose results: so many of an org and of all, an org's oldest first."""
+    """Choose results: so many of an org and of all, an org's oldest first, as far as the time to read them goes."""
     share, of_org = _Share(), Counter[int]()
+    until = time.monotonic() + READ_SECONDS
     for row in rows:
+        if share.arrivals and time.monotonic() > until:
+            break
         room = min(RESULTS_OF_ORG - of_org[row.org_id], RESULTS_AT_ONCE - len(share.arrivals))
         if room <= 0:
             of_org[row.org_id] = RESULTS_OF_ORG  # what came later of this org waits for what is left of this row
             continue
-        arrivals, more = _arrivals_of_webhook(row, most=room)
+        arrivals, more = _arrivals_of_webhook(row, most=room, until=until)
         share.arrivals += arrivals
         of_org[row.org_id] += len(arrivals)
         if more:
@@ -146,11 +151,18 @@ def _read_inbox() -> list[_Row]:
     return [_Row(*row) for row in rows]
 
 
-def _arrivals_of_webhook(row: _Row, *, most: int) -> tuple[list[Arrival], bool]:
-    """Read the next results of a webhook, and say whether there are more; one that cannot be read is one without effect."""
+def _arrivals_of_webhook(row: _Row, *, most: int, until: float) -> tuple[list[Arrival], bool]:
+    """Read the next results of a webhook, and say whether there are more; one that cannot be read is one without effect.
+
+    :param until: by the monotonic clock; of each row one result at least is read
+    """
     results = take_apart(bytes(row.body))
-    end = row.taken + most
-    return [_read_result(row, result) for result in results[row.taken : end]], len(results) > end
+    arrivals: list[Arrival] = []
+    for result in results[row.taken : row.taken + most]:
+        if arrivals and time.monotonic() > until:
+            break
+        arrivals.append(_read_result(row, result))
+    return arrivals, len(results) > row.taken + len(arrivals)
 
 
 def _read_result(row: _Row, result: object) -> Arrival:

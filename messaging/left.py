@@ -4,8 +4,8 @@ And knows what came by a webhook after a transcript has shown it. The caller has
 is decided here and what a hand-over decides come one after the other.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -117,12 +117,12 @@ class _Claims:
     """The lines of transcripts that the reps of some conversations read, and the webhooks that brought them as well."""
 
     def __init__(self, messages: Sequence[UserMessage]) -> None:
-        self.alike: dict[tuple[int, str], list[_Line]] = defaultdict(list)
+        self.alike: dict[tuple[int, str], deque[_Line]] = defaultdict(deque)
         self.by_ref: dict[tuple[int, str], _Line] = {}
         self.by_channel_id: dict[tuple[int, str], _Line] = {}
         self.changed: dict[int, _Line] = {}
         self.likeness = {each.text: likeness_of(each.text) for each in messages}
-        for conversation_id, likeness, line in _shown_lines(messages, list(self.likeness.values())):
+        for conversation_id, likeness, line in _shown_lines(messages, self.likeness):
             self.by_ref[line.account_id, line.infobip_id] = line
             if line.channel_id:
                 self.by_channel_id[conversation_id, line.channel_id] = line
@@ -151,10 +151,12 @@ class _Claims:
         if (message.conversation_id, message.source_entry) in self.relayed:
             return None
         alike = self.alike[message.conversation_id, self.likeness[message.text]]
-        line = next((each for each in alike if not each.channel_id and each.claimable), None)
-        if line is not None:
-            self._set(line, message, message.source_entry)
-        return line
+        while alike:
+            line = alike.popleft()  # one that is not to be claimed now is not later in this turn
+            if not line.channel_id and line.claimable:
+                self._set(line, message, message.source_entry)
+                return line
+        return None
 
     def _set(self, line: _Line, message: UserMessage, channel_id: str) -> None:
         line.channel_id = channel_id
@@ -174,15 +176,25 @@ class _Claims:
             )
 
 
-def _shown_lines(messages: Sequence[UserMessage], likenesses: list[str]) -> list[tuple[int, str, _Line]]:
-    ids = [each.conversation_id for each in messages]
+def _shown_lines(messages: Sequence[UserMessage], likeness: Mapping[str, str]) -> list[tuple[int, str, _Line]]:
+    """Find what may show these messages: of lines that say the same, as many as there are messages."""
+    alike = Counter((each.conversation_id, likeness[each.text]) for each in messages)
     rows = query(
         """SELECT line.conversation_id, line.likeness, line.id, line.account_id, line.infobip_id, line.channel_id,
                line.read_at > clock_timestamp() - %s
            FROM messaging_transcriptline line JOIN (
-               SELECT id FROM messaging_transcriptline WHERE conversation_id = ANY(%s) AND likeness = ANY(%s)
+               SELECT known.id FROM unnest(%s::bigint[], %s::text[], %s::bigint[])
+                   AS come (conversation_id, likeness, times)
+               CROSS JOIN LATERAL (
+                   SELECT id FROM messaging_transcriptline
+                   WHERE conversation_id = come.conversation_id AND likeness = come.likeness AND state = 'shown'
+                     AND channel_id = '' AND author = 'end user' AND read_at > clock_timestamp() - %s
+                   ORDER BY at, ordinal LIMIT come.times) AS known
                UNION
-               SELECT id FROM messaging_transcriptline WHERE conversation_id = ANY(%s) AND channel_id = ANY(%s)
+               SELECT known.id FROM unnest(%s::bigint[], %s::text[]) AS come (conversation_id, channel_id)
+               CROSS JOIN LATERAL (
+                   SELECT id FROM messaging_transcriptline
+                   WHERE conversation_id = come.conversation_id AND channel_id = come.channel_id LIMIT 2) AS known
                UNION
                SELECT known.id FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) AS come (org_id, account_id, infobip_id)
                CROSS JOIN LATERAL (
@@ -191,9 +203,11 @@ def _shown_lines(messages: Sequence[UserMessage], likenesses: list[str]) -> list
            WHERE line.state = 'shown' AND line.author = 'end user' ORDER BY line.at, line.ordinal""",
         [
             CLAIM_FOR,
-            ids,
-            likenesses,
-            ids,
+            [conversation_id for conversation_id, _ in alike],
+            [likeness for _, likeness in alike],
+            list(alike.values()),
+            CLAIM_FOR,
+            [each.conversation_id for each in messages],
             [each.source_entry for each in messages],
             [each.org_id for each in messages],
             [each.account_id for each in messages],

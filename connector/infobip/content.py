@@ -5,6 +5,7 @@ is not known to hold follows on lines of its own (words.py).
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from connector.events import MARK, clean, strip_mark
@@ -14,6 +15,9 @@ from connector.payload import objects_of, optional_object
 Kinds = dict[str, Callable[[dict[str, Any]], str]]
 
 MOST_PARTS = 100  # of one message; end users send some ten
+LONGEST_TEXT = 200_000  # characters of a message; WhatsApp's own texts have 4,096
+MOST_FIELDS = 200  # of one form; a name with its path is shown up to so many characters:
+LONGEST_NAME = 100
 MOST_FURTHER = 20  # lines of what a kind is not known to hold
 _GROUP_FIELDS = ("groupId", "group_id", "groupName", "group")
 
@@ -47,6 +51,11 @@ def lines_of(contents: list[Any], kinds: Kinds) -> str:
     """Read the parts of one message, each on lines of its own; of more than anybody sends the rest is only mentioned."""
     lines = [line_of(content, kinds) for content in contents[:MOST_PARTS]]
     return "\n".join([*lines, *([MORE] if len(contents) > MOST_PARTS else [])])
+
+
+def bounded(text: str) -> str:
+    """Cut a message that is longer than anybody writes: each of the parts that it would become costs those behind it."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}\n{MORE}"
 
 
 def group_line(*sources: object) -> str:
@@ -155,15 +164,30 @@ def _flow_reply(content: dict[str, Any]) -> str:
 
 
 def _fields(name: str, value: object) -> list[str]:
-    """Read the fields of a form, each on a line: several choices are one field, and a nested field is named by its path."""
-    if isinstance(value, dict):
-        return [line for inner, each in value.items() for line in _fields(f"{name}.{inner}" if name else inner, each)]
-    if isinstance(value, list):
-        choices = ", ".join(str(each) for each in value if isinstance(each, str | int | float))
-        nested = [each for each in value if isinstance(each, dict | list)]
-        return [*_fields(name, choices or None), *(line for each in nested for line in _fields(name, each))]
-    shown = f"{name}: {value}" if name else str(value)
-    return [strip_mark(shown)] if isinstance(value, str | int | float) else []
+    """Read the fields of a form, each on a line: several choices are one field, and a nested field is named by its path.
+
+    Of more fields than a form has the rest is only mentioned, and of a longer name the end is left out, so that what is
+    read is never much longer than what came.
+    """
+    lines: list[str] = []
+    waiting: list[tuple[str, object]] = [(name, value)]
+    while waiting and len(lines) < MOST_FIELDS:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            inner = list(islice(value.items(), MOST_FIELDS + 1))
+            waiting += [((f"{name}.{each}" if name else each)[:LONGEST_NAME], held) for each, held in reversed(inner)]
+        elif isinstance(value, list):
+            parts = value[: MOST_FIELDS + 1]
+            waiting += [(name, each) for each in reversed(parts) if isinstance(each, dict | list)]
+            choices = ", ".join(str(each) for each in parts if isinstance(each, str | int | float))
+            lines += _field(name, choices)
+        elif isinstance(value, str | int | float):
+            lines += _field(name, str(value))
+    return [*lines, MORE] if waiting else lines
+
+
+def _field(name: str, said: str) -> list[str]:
+    return [strip_mark(f"{name}: {said}" if name else said)] if said else []
 
 
 def _form(content: dict[str, Any]) -> str:

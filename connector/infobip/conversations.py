@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from connector.http import RequestRejected, ServiceUnavailable
 from connector.infobip.client import InfobipClient, error_of
-from connector.infobip.content import conversation_line
+from connector.infobip.content import bounded, conversation_line
 from connector.payload import AHEAD, number_as_text, objects_of, optional_object, optional_text, parse_time
 from connector.phone import address_of
 
@@ -147,7 +147,7 @@ def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:
     named = optional_text(message, "authorType", most=20)
     author = None if named == SYSTEM else _AUTHORS.get(named, Author.END_USER if inbound else Author.CHATBOT)
     kind, content = optional_text(message, "contentType", most=100), message.get("content")
-    text = conversation_line(kind, content) if kind or content else ""
+    text = bounded(conversation_line(kind, content)) if kind or content else ""
     if author is None or not text or not 0 < len(message_id) <= LONGEST_ID:
         return None
     ours, theirs = ("to", "from") if inbound else ("from", "to")

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 from connector.events import UnexpectedPayload
 from connector.infobip.webhooks import MOST_RESULTS, results_of
 from connector.payload import parse_json
 
+MOST_TOKENS = 500_000  # in which results are looked for; the door takes no delivery of more values
 # what the structure of JSON hangs on; a text that is not ended goes on to the end
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+(?:"|\Z)|[][{},]', re.DOTALL)
 
@@ -41,10 +43,10 @@ def _read(piece: bytes) -> object:
 
 
 def _pieces(body: bytes) -> list[bytes]:
-    """Cut out the results; what follows where their list does not end is one more."""
+    """Cut out the results, up to one more than there may be; what follows where their list does not end is one more."""
     pieces: list[bytes] = []
     depth, begin, name, inside = 0, 0, b"", False
-    for found in _TOKEN.finditer(body):
+    for found in islice(_TOKEN.finditer(body), MOST_TOKENS):
         token = found.group()
         if token in (b"[", b"{"):
             depth += 1
@@ -59,6 +61,8 @@ def _pieces(body: bytes) -> list[bytes]:
         elif token == b"," and inside and depth == 2:
             pieces.append(body[begin : found.start()])
             begin = found.end()
+            if len(pieces) > MOST_RESULTS:
+                return pieces
         elif depth == 1 and token != b",":
             name = token
     if inside:

@@ -24,6 +24,7 @@ from connector.infobip.client import FAILED_GROUPS, is_duplicate
 from connector.infobip.content import (
     MESSAGES_API_KINDS,
     WHATSAPP_KINDS,
+    bounded,
     conversation_line,
     group_line,
     line_of,
@@ -243,7 +244,7 @@ def _parse_messages_api_message(result: dict[str, Any], received_at: datetime) -
 
 
 def _in_group(text: str, *sources: object) -> str:
-    return "\n".join(filter(None, (group_line(*sources), text)))
+    return bounded("\n".join(filter(None, (group_line(*sources), text))))
 
 
 def _addresses(*values: object) -> list[str]:

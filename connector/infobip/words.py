@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from connector.events import clean, strip_mark
 
-MOST_SEEN = 5_000  # values that are looked at; a content has some ten
+MOST_SEEN = 1_000  # values that are looked at; a content has some ten
+MOST_HITS = 20  # of a short text in what is shown, that are looked at
+MOST_SHOWN = 100_000  # characters of what is shown, in which a text is looked for
 SHORT = 200  # characters; a longer text does not stand in another one by chance
 PLACES_OF_WORDS = {
     *("text", "caption", "title", "subtitle", "subTitle", "description", "body", "comment", "message", "note", "reply"),
@@ -42,6 +44,8 @@ def unread(content: dict[str, Any], shown: str, *, most: int, of_any_kind: bool)
     :param of_any_kind: nothing is known of this kind of content, so each place may hold words
     """
     found: dict[str, None] = {}
+    seen = set[str]()
+    shown = shown[:MOST_SHOWN]
     waiting: list[tuple[object, bool]] = [(content, of_any_kind)]  # with whether it stands in a place of words
     for _ in range(MOST_SEEN):
         if not waiting:
@@ -56,9 +60,12 @@ def unread(content: dict[str, Any], shown: str, *, most: int, of_any_kind: bool)
         elif isinstance(value, list):
             waiting += [(each, of_words) for each in reversed(value)]
         elif isinstance(value, str) and (of_words or _is_phrase(value)):
+            if value in seen:
+                continue
+            seen.add(value)
             text = strip_mark(clean(value)).strip()
-            if text and not _holds(shown, text):
-                if len(found) == most and text not in found:
+            if text and text not in found and not _holds(shown, text):
+                if len(found) == most:
                     return Unread(list(found), more=True)
                 found[text] = None
     return Unread(list(found), more=bool(waiting))
@@ -69,9 +76,14 @@ def _is_phrase(value: str) -> bool:
 
 
 def _holds(shown: str, text: str) -> bool:
-    """Tell whether a text holds another one, as words of its own. Each message is asked, so nothing is compiled for it."""
+    """Tell whether a text holds another one, as words of its own. Each message is asked, so nothing is compiled for it.
+
+    Where it is the beginning of many words it counts as missing: what is shown twice harms less than endless looking.
+    """
     at = shown.find(text)
-    while at >= 0:
+    for _ in range(MOST_HITS):
+        if at < 0:
+            return False
         before, after = shown[at - 1 : at] if at else "", shown[at + len(text) : at + len(text) + 1]
         if len(text) > SHORT or not (before.isalnum() or after.isalnum()):
             return True

@@ -153,7 +153,11 @@ class Migration(migrations.Migration):
                 "indexes": [
                     models.Index(fields=["handover", "at", "ordinal"], name="transcript_line_in_order"),
                     models.Index(fields=["org", "account", "infobip_conversation"], name="transcript_line_of"),
-                    models.Index(fields=["conversation", "likeness"], name="transcript_line_likeness"),
+                    models.Index(
+                        fields=["conversation", "likeness", "at", "ordinal"],
+                        condition=models.Q(channel_id="", state="shown"),
+                        name="transcript_line_likeness",
+                    ),
                     models.Index(fields=["conversation", "channel_id"], name="transcript_line_channel_id"),
                     models.Index(fields=["read_at"], name="transcript_line_age"),
                 ],
