@@ -17,7 +17,8 @@ from connector.pasted import pasted
 LEAST_DIGITS, MOST_DIGITS = 5, 15
 
 _PLAIN = re.compile(rf"[1-9][0-9]{{{LEAST_DIGITS - 1},{MOST_DIGITS - 1}}}")
-_FORMULA = re.compile(r"\+?\d+\.\d{1,2}")  # what a spreadsheet makes of a number: the digits behind the dot are not its own
+# what a spreadsheet makes of a number: the digits behind the dot are not its own
+_FORMULA = re.compile(r"\+?\d{6,}\.(\d{1,2}|0+)")
 _BETWEEN = {"(", ")", ".", "/", "\u00b7", "\u2022"}
 _PLUS = re.compile(r"[\s(]*\+")
 _FOREIGN = "00"  # how most countries dial abroad
@@ -72,7 +73,7 @@ def read(value: object) -> str:
     if not isinstance(value, str):
         raise NotANumber("It is not a text of digits.")
     text = pasted(unicodedata.normalize("NFKC", value[:200]))
-    if _FORMULA.fullmatch(text):
+    if _FORMULA.fullmatch("".join(text.split())):
         raise NotANumber("It ends in a decimal point and digits, as a spreadsheet writes numbers. Leave them out.")
     if plus := _PLUS.match(text):  # also within the brackets of the country's code
         text = text[plus.end() :]

@@ -315,20 +315,24 @@ def _free_lanes_of(holder: int) -> int:
     return len(freed)
 
 
-def free_unknown(holder: int, *, known: Collection[int]) -> int:
+def free_unknown(holder: int, *, known: Collection[tuple[int, int | None]]) -> int:
     """Free lanes that this process holds and does not know of: the commit that took them seemed to fail, and did not.
 
     Nothing was called for them: a call begins after the commit only.
 
-    :param known: lanes of calls that are under way, or whose results are not written yet
+    :param known: lanes of calls that are under way, or whose results are not written yet, each with the message that was
+        tried in it: a turn that seemed to fail may have written a result, and tried the next one
     :return: how many lanes became free
     """
     rows = query(
         """UPDATE messaging_lane SET holder = NULL, trying = NULL, retry_at = NULL, due_at = clock_timestamp()
-           WHERE id IN (SELECT id FROM messaging_lane WHERE holder = %s AND id <> ALL(%s::bigint[])
-                        ORDER BY id FOR NO KEY UPDATE)
+           WHERE id IN (
+               SELECT id FROM messaging_lane WHERE holder = %s AND NOT EXISTS (
+                   SELECT 1 FROM unnest(%s::bigint[], %s::bigint[]) AS known (lane_id, message_id)
+                   WHERE known.lane_id = id AND known.message_id IS NOT DISTINCT FROM trying)
+               ORDER BY id FOR NO KEY UPDATE)
            RETURNING id""",
-        [holder, list(known)],
+        [holder, [lane_id for lane_id, _ in known], [message_id for _, message_id in known]],
     )
     return len(rows)
 

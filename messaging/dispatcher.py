@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import structlog
 from django.db import transaction
 
-from messaging import circuits, claims, overdue, receipts, results
+from messaging import circuits, claims, receipts, results
 from messaging.circuits import Endpoint
 from messaging.claims import Claim, Given, Pause, Share, Waiting
 from messaging.conversations import choose_senders
@@ -71,7 +71,6 @@ class Dispatcher:
     def __init__(self, holder: Holder, calls: int, stopping: threading.Event) -> None:
         self.holder, self.calls, self.stopping = holder, calls, stopping
         self.routes = Routes()
-        self.waiting = overdue.OpenCircuits()
         self.uncertain = False  # a turn failed, and may have been committed all the same
         self.judged_at = self.expired_at = self.looked_at = self.probed_at = 0.0
 
@@ -81,10 +80,10 @@ class Dispatcher:
             return True
         return not all(isinstance(each, Result) and each.outcome is Outcome.SENT for each in ended)
 
-    def turn(self, ended: Sequence[Ended], room: Room | None, *, under_way: Iterable[Claim] = ()) -> Turn:
+    def turn(self, ended: Sequence[Ended], room: Room | None, *, under_way: Iterable[Work] = ()) -> Turn:
         """Record what ended, take the next message of those lanes, and of others that are due where there is room.
 
-        :param under_way: the claims of calls that have not ended
+        :param under_way: the calls that have not ended
         """
         with every_org():
             freed = self._find_lost(under_way, ended) or self._judge()
@@ -115,11 +114,12 @@ class Dispatcher:
         self.probed_at = time.monotonic()
         return circuits.take_probes()
 
-    def _find_lost(self, under_way: Iterable[Claim], ended: Iterable[Ended]) -> bool:
+    def _find_lost(self, under_way: Iterable[Work], ended: Iterable[Ended]) -> bool:
         """Free lanes that a turn took whose commit seemed to fail; True if there were some."""
         if not self.uncertain:
             return False
-        known = [*(each.lane_id for each in under_way), *(each.claim.lane_id for each in ended)]
+        known = [(each.claim.lane_id, each.message.id if each.message is not None else None) for each in under_way]
+        known += [(each.claim.lane_id, each.message.id if isinstance(each, Result) else None) for each in ended]
         with transaction.atomic():
             freed = claims.free_unknown(self.holder.number, known=known)
         self.uncertain = False
@@ -139,11 +139,10 @@ class Dispatcher:
         return freed > 0
 
     def _expire(self) -> None:
-        """Give up what has waited too long, and tell reps of what waits, now and then."""
+        """Give up what has waited too long, now and then."""
         if time.monotonic() - self.expired_at >= EXPIRE_SECONDS:
             self.expired_at = time.monotonic()
             expire_waiting()
-            self.waiting.tell_reps()
 
     def _prepare(self, taken: Sequence[tuple[Claim, Waiting | None]]) -> list[Work]:
         """Find the route of each message, and what is to be reported where receipts are due."""

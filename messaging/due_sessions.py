@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 Row = TypeVar("Row", bound=models.Model)
 
 SWEEP = timedelta(minutes=5)
+JUST_BEFORE = timedelta(seconds=2)  # we know a session a rep may write in it
 EARLY = timedelta(minutes=1)  # so long before we know a session a rep may come to it, not longer
 SWEEP_OF_DISCONNECTED = timedelta(hours=1)
 MOST_OF_ORG = MOST_AT_ONCE  # that one turn takes: as many as one query asks about
@@ -185,9 +186,10 @@ def _answered(ids: Sequence[int]) -> set[int]:
                SELECT created_at FROM messaging_message
                WHERE lane_id = lane.id AND NOT ours ORDER BY position DESC LIMIT 1) AS written
            WHERE written.created_at > COALESCE(
-               (SELECT max(ended_at) FROM messaging_session
+               -- of one whose end we have not heard of yet: until this one opened
+               (SELECT max(COALESCE(ended_at, session.opened_at - %s)) FROM messaging_session
                 WHERE conversation_id = session.conversation_id AND id <> session.id), '-infinity')""",
-        [list(ids)],
+        [list(ids), JUST_BEFORE],
     )
     return {session_id for (session_id,) in rows}
 

@@ -23,6 +23,7 @@ from connector.salesforce.sessions import find_states, shows_any
 from messaging import due_sessions, handover, sessions
 from messaging.batches import brief_connection, in_words, work_on
 from messaging.handover import Claim
+from messaging.overdue import OpenCircuits
 from tenants.database import facts_of, is_database_trouble, note_trouble
 from tenants.encryption import CannotDecrypt
 from tenants.models import SalesforceConnection
@@ -31,6 +32,7 @@ from tenants.tenancy import every_org
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 1.0
+TELL_SECONDS = 2.0  # between two looks behind open circuits
 SOON_SECONDS = 0.1  # while something is under way, whose next step may be due soon
 THREADS = 384  # begun when they are needed; one that waits costs some 100 KiB
 SLOW_SECONDS = 3.0  # an org is fast while none of its calls takes longer
@@ -120,6 +122,7 @@ class Housekeeping:
         self.stopping = threading.Event()
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="housekeeping")
         self.under_way = UnderWay()
+        self.open_circuits, self.told_at = OpenCircuits(), 0.0
         self.thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -143,7 +146,7 @@ class Housekeeping:
             self.woken.wait(SOON_SECONDS if active or self.under_way.running else LOOK_SECONDS)
             self.woken.clear()
             # each by itself: what is wrong with sessions must not stop hand-overs
-            turns = [self._look_at(each) for each in (self._sessions, self._handovers)]
+            turns = [self._look_at(each) for each in (self._sessions, self._handovers, self._overdue)]
             active = any(turns)
         connection.close()
 
@@ -177,6 +180,14 @@ class Housekeeping:
         if wake:
             self.wake_lanes()
         return wake or bool(to_ask)
+
+    def _overdue(self) -> bool:
+        """Tell some reps of what waits; the next ones a moment later."""
+        if time.monotonic() - self.told_at >= TELL_SECONDS:
+            self.told_at = time.monotonic()
+            if self.open_circuits.tell_reps():
+                self.wake_lanes()
+        return False
 
     def _handovers(self) -> bool:
         free = self.under_way.free

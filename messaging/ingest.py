@@ -28,7 +28,7 @@ from messaging.ledger import Arrival, keep_new, note_problems
 from messaging.left import UserMessage
 from messaging.models import Direction
 from messaging.query import query, records
-from messaging.queue import FoundLane, LockedLane, NewMessage, append, lock, mark_due
+from messaging.queue import FoundLane, LockedLane, NewMessage, append, find_lanes, lock, lock_conversations, mark_due
 from messaging.receipts import Report
 from messaging.results import mark_receipts_due
 from tenants.cache import count_refusal, note_automatic
@@ -292,6 +292,18 @@ def _heard(message: Incoming, lane: FoundLane) -> Heard:
 
 def _take_stream_events(arrivals: Sequence[Arrival]) -> bool:
     work = False
+    replies = [(each, each.event) for each in arrivals if isinstance(each.event, ReplyWritten)]
+    incoming = _replies(replies)
+    ended = [(each.org_id, each.event) for each in arrivals if isinstance(each.event, SessionEnded)]
+    if ended:  # all lanes in one order: others lock theirs so, and would wait for us in a circle
+        parties = [message.party for message in incoming]
+        places = [place for party in parties for place in party.places]
+        lock_conversations(
+            {
+                *(lane.conversation_id for lane in find_lanes(Direction.OUTBOUND, places).values()),
+                *sessions.conversations_of([(org_id, event.session, event.conversation) for org_id, event in ended]),
+            }
+        )
     for arrival in arrivals:
         match arrival.event:
             case SessionEnded(conversation, session):
@@ -301,12 +313,12 @@ def _take_stream_events(arrivals: Sequence[Arrival]) -> bool:
             case SessionTouched(ids):
                 sessions.check_soon(arrival.org_id, ids)
                 work = True
-    return _take_replies([(each, each.event) for each in arrivals if isinstance(each.event, ReplyWritten)]) or work
+    return (_enter(Direction.OUTBOUND, incoming) if incoming else False) or work
 
 
-def _take_replies(replies: Sequence[tuple[Arrival, ReplyWritten]]) -> bool:
+def _replies(replies: Sequence[tuple[Arrival, ReplyWritten]]) -> list[Incoming]:
     if not replies:
-        return False
+        return []
     channels = _channels(replies)
     incoming = []
     for arrival, reply in replies:  # in the order of the streams
@@ -334,7 +346,7 @@ def _take_replies(replies: Sequence[tuple[Arrival, ReplyWritten]]) -> bool:
                 failure=failure,
             )
         )
-    return _enter(Direction.OUTBOUND, incoming)
+    return incoming
 
 
 def _channels(replies: Sequence[tuple[Arrival, ReplyWritten]]) -> Mapping[tuple[int, str], Channel]:

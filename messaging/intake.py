@@ -7,7 +7,7 @@ kept in the ledger with the reason, visible and counted, and never tried again b
 import hashlib
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,10 +22,11 @@ from connector.events import UnexpectedPayload, clean
 from connector.infobip import webhooks
 from connector.infobip.deliveries import Unread, take_apart
 from connector.salesforce.platform_events import PlatformEvent, Topic, created_at, parse_event
+from messaging.aside import LOCKED, ingest_apart, ingest_but_locked, ingest_carefully, unreadable
 from messaging.ingest import ingest
-from messaging.ledger import Arrival, keep_new, kind_of
+from messaging.ledger import Arrival, kind_of
 from messaging.query import query
-from tenants.database import facts_of, is_rows_fault
+from tenants.database import facts_of, is_rows_fault, sqlstate
 
 log = structlog.get_logger(__name__)
 
@@ -54,15 +55,23 @@ def take_inbox() -> Turn:
     :raises django.db.Error: if the database is in trouble; then nothing is lost, and it is to be tried again
     """
     try:
-        return _take_inbox(_ingest_all)
+        return _take_inbox(ingest_but_locked)
     except Exception as exc:
-        if not is_rows_fault(exc):
+        if sqlstate(exc) == LOCKED:
+            log.warning("somebody has locked what orgs' messages go to: each org is taken alone", **facts_of(exc))
+        elif is_rows_fault(exc):
+            log.warning("the inbox is taken row by row", **facts_of(exc))
+            return _take_inbox(lambda arrivals: (ingest_carefully(arrivals), set()))
+        else:
             raise
-        log.warning("the inbox is taken row by row", **facts_of(exc))
-    return _take_inbox(_ingest_carefully)
+    return _take_inbox(ingest_apart)
 
 
-def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
+def _take_inbox(ingested: Callable[[Sequence[Arrival]], tuple[bool, set[int]]]) -> Turn:
+    """Take a share of the inbox.
+
+    :param ingested: writes arrivals, and names the orgs whose arrivals it left, for the next time
+    """
     with transaction.atomic():
         if not query("SELECT pg_try_advisory_xact_lock(%s)", [INGEST_LOCK])[0][0]:
             return Turn()
@@ -70,7 +79,9 @@ def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
         if not rows:
             return Turn()
         share = _share_of(rows)
-        work = ingested(share.arrivals)
+        work, left_orgs = ingested(share.arrivals)
+        if left_orgs:
+            share.leave({row.id for row in rows if row.org_id in left_orgs})
         query("DELETE FROM messaging_inbox WHERE id = ANY(%s)", [share.done])
         if share.begun:
             query(
@@ -79,6 +90,7 @@ def _take_inbox(ingested: Callable[[Sequence[Arrival]], bool]) -> Turn:
                    WHERE inbox.id = begun.id AND inbox.id = ANY(%s)""",
                 [list(share.begun), list(share.begun.values()), list(share.begun)],
             )
+    rows = [row for row in rows if row.org_id not in left_orgs]  # those of the others are looked at again in a second
     left = len(share.done) < len(rows)
     more = left or len(rows) > FEW_ROWS or sum(len(row.body) for row in rows) > FEW_BYTES
     return Turn(len(share.done) + len(share.begun), work, more=more)
@@ -102,6 +114,11 @@ class _Share:
     arrivals: list[Arrival] = field(default_factory=list)
     done: list[int] = field(default_factory=list)  # rows of which nothing is left
     begun: dict[int, int] = field(default_factory=dict)  # how many results are taken of others
+
+    def leave(self, rows: set[int]) -> None:
+        """Leave rows as they are."""
+        self.done = [each for each in self.done if each not in rows]
+        self.begun = {each: taken for each, taken in self.begun.items() if each not in rows}
 
 
 def _share_of(rows: Iterable[_Row]) -> _Share:
@@ -167,12 +184,12 @@ def _arrivals_of_webhook(row: _Row, *, most: int, until: float) -> tuple[list[Ar
 
 def _read_result(row: _Row, result: object) -> Arrival:
     if isinstance(result, Unread):
-        return _unreadable(row.org_id, row.account_id, None, result.raw, row.received_at, result.problem)
+        return unreadable(row.org_id, row.account_id, None, result.raw, row.received_at, result.problem)
     try:
         return _arrival_of_result(row.org_id, row.account_id, result, row.received_at)
     except Exception as exc:  # a shape that the reader did not foresee costs that result alone
         raw, problem = json.dumps(result).encode(), f"unforeseen: {type(exc).__name__}"
-        return _unreadable(row.org_id, row.account_id, None, raw, row.received_at, problem)
+        return unreadable(row.org_id, row.account_id, None, raw, row.received_at, problem)
 
 
 def _arrival_of_result(org_id: int, account_id: int, result: object, received_at: datetime) -> Arrival:
@@ -191,73 +208,6 @@ def _with_event(arrival: Arrival, parse: Callable[[], object]) -> Arrival:
     else:
         arrival.kind = kind_of(arrival.event)  # type: ignore[arg-type]
     return arrival
-
-
-def _unreadable(
-    org_id: int, account_id: int | None, subscription_id: int | None, body: bytes, received_at: datetime, problem: str
-) -> Arrival:
-    key = f"sha256:{hashlib.sha256(body).hexdigest()}"
-    return Arrival(
-        org_id, account_id, subscription_id, key, body, received_at=received_at, kind="unreadable", problem=problem
-    )
-
-
-def _ingest_all(arrivals: Sequence[Arrival]) -> bool:
-    return ingest(arrivals)
-
-
-def _ingest_carefully(arrivals: Sequence[Arrival]) -> bool:
-    """Ingest org by org, and what raises there arrival by arrival; set aside what raises alone."""
-    by_org: dict[int, list[Arrival]] = defaultdict(list)
-    for arrival in arrivals:
-        by_org[arrival.org_id].append(arrival)
-    work = False
-    for of_org in by_org.values():
-        effect, problem = _saved(of_org)
-        if problem:
-            for arrival in of_org:
-                one, problem = _saved([arrival])
-                effect = effect or one
-                if problem:
-                    _set_aside(arrival, problem)
-        work = work or effect
-    return work
-
-
-def _saved(arrivals: Sequence[Arrival]) -> tuple[bool, str]:
-    """Ingest in a savepoint: whether there is something to do now, and what keeps it from being written."""
-    before = [arrival.problem for arrival in arrivals]
-    try:
-        with transaction.atomic():
-            return ingest(arrivals), ""
-    except Exception as exc:
-        if not is_rows_fault(exc):
-            raise
-        for arrival, problem in zip(arrivals, before, strict=True):
-            arrival.problem = problem
-        return False, f"it cannot be taken in: {type(exc.__cause__ or exc).__name__}"
-
-
-def _set_aside(arrival: Arrival, problem: str) -> None:
-    """Keep an arrival that raises, without an effect."""
-    aside = _unreadable(
-        arrival.org_id,
-        arrival.account_id,
-        arrival.subscription_id,
-        arrival.body,
-        arrival.received_at,
-        problem,
-    )
-    try:
-        with transaction.atomic():
-            keep_new([aside])
-    except Exception as exc:
-        if not is_rows_fault(exc) or arrival.subscription_id is not None:  # a stream waits, visibly, and loses nothing
-            raise
-        # its account is gone: there is nobody left to show it to
-        log.error("arrival dropped: its account is gone", org=arrival.org_id, **facts_of(exc))
-        return
-    log.error("arrival set aside", org=arrival.org_id, event_id=aside.id, problem=aside.problem)
 
 
 # what streams brought
@@ -286,7 +236,7 @@ def receive_stream_batches(batches: Sequence[StreamBatch]) -> tuple[set[int], bo
     """
     try:
         with transaction.atomic():
-            return _receive(batches, _ingest_all)
+            return _receive(batches, ingest)
     except Exception as exc:
         if not is_rows_fault(exc):
             raise
@@ -295,7 +245,7 @@ def receive_stream_batches(batches: Sequence[StreamBatch]) -> tuple[set[int], bo
     work = False
     for batch in batches:
         with transaction.atomic():
-            one, effect = _receive([batch], _ingest_carefully)
+            one, effect = _receive([batch], ingest_carefully)
         saved, work = saved | one, work or effect
     return saved, work
 

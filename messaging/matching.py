@@ -5,6 +5,7 @@ database are three clocks, and WhatsApp's tells whole seconds.
 """
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from enum import Enum
 
 from connector.events import MARK, split_text
 from connector.salesforce.interactions import TEXT_LIMIT
+
+_LINK = re.compile(r"[a-z][a-z0-9+.-]{1,20}://\S+", re.IGNORECASE)
 
 
 class Place(Enum):
@@ -57,9 +60,10 @@ class Settlement:
 
 def likeness_of(text: str) -> str:
     """Give what is the same for a message in a webhook and in a transcript, whose links and captions differ."""
-    said = next(split_text(text, TEXT_LIMIT), "")
-    if said.startswith(MARK):  # our words for its kind; what an end user wrote never begins so
-        said = said.partition(":")[0].partition("\n")[0]
+    lines = next(split_text(text, TEXT_LIMIT), "").split("\n")
+    # what is ours, such as where an ad is, stands beside somebody's words in one of them only; it never begins theirs
+    theirs = [line for line in lines if not line.startswith(MARK)] or lines
+    said = " ".join(" ".join(_LINK.sub(" ", line) for line in theirs).split()).rstrip(": ")
     return hashlib.sha256(said.encode()).hexdigest()
 
 

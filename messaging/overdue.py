@@ -11,17 +11,18 @@ from uuid import UUID
 
 import structlog
 from django.db import transaction
+from django.utils import timezone
 
 from connector.events import MARK
 from messaging.models import NOTICE, Direction, Upstream
 from messaging.query import query
-from messaging.queue import append_own, lock_conversations
+from messaging.queue import NewMessage, append, lock_conversations
 from messaging.receipts import quoted
 
 log = structlog.get_logger(__name__)
 
 OVERDUE_SECONDS = 60.0  # in which a short outage is over, and nobody need be told
-LANES_AT_ONCE = 200  # of each open circuit
+LANES_AT_ONCE = 100  # of all open circuits, in turns
 NO_REASON = "Infobip takes no messages at the moment"
 
 
@@ -44,13 +45,17 @@ def tell(waiting: Sequence[Overdue]) -> int:
     if not waiting:
         return 0
     rows = query(
-        """SELECT given.n FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) WITH ORDINALITY
+        """SELECT given.n, lane.id FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) WITH ORDINALITY
                AS given (conversation_id, channel_id, entry, n)
            CROSS JOIN LATERAL (
                SELECT org_id, session_open FROM messaging_conversation
                WHERE id = given.conversation_id LIMIT 1) AS conversation
            CROSS JOIN LATERAL (
                SELECT show_failures FROM tenants_channel WHERE id = given.channel_id LIMIT 1) AS channel
+           CROSS JOIN LATERAL (
+               SELECT id FROM messaging_lane
+               WHERE org_id = conversation.org_id AND conversation_id = given.conversation_id AND direction = 'inbound'
+               LIMIT 1) AS lane
            WHERE conversation.session_open AND channel.show_failures AND NOT EXISTS (
                SELECT 1 FROM messaging_message
                WHERE channel_id = given.channel_id AND source_entry = given.entry AND org_id = conversation.org_id)
@@ -61,10 +66,25 @@ def tell(waiting: Sequence[Overdue]) -> int:
             [_entry(each) for each in waiting],
         ],
     )
-    for (n,) in rows:
-        each = waiting[n - 1]
-        where = (each.org_id, each.conversation_id, each.channel_id, Direction.INBOUND)
-        append_own(*where, _entry(each), _line(each))
+    append(
+        [
+            NewMessage(
+                org_id=each.org_id,
+                lane_id=lane_id,
+                conversation_id=each.conversation_id,
+                direction=Direction.INBOUND,
+                channel_id=each.channel_id,
+                sender_id=None,
+                endpoint_id=each.channel_id,
+                source_entry=_entry(each),
+                text=_line(each),
+                written_at=timezone.now(),
+                ours=True,
+            )
+            for n, lane_id in rows
+            for each in [waiting[n - 1]]
+        ]
+    )
     return len(rows)
 
 
@@ -81,12 +101,12 @@ class OpenCircuits:
         """
         with transaction.atomic():
             found = query(
-                """SELECT circuit.id, lane.due_at, head.org_id, head.conversation_id, head.channel_id, head.uuid, head.text,
-                       head.error, head.tell
+                """SELECT circuit.id, lane.due_at, lane.turn, head.org_id, head.conversation_id, head.channel_id, head.uuid,
+                       head.text, head.error, head.tell
                    FROM messaging_circuit circuit
                    LEFT JOIN unnest(%s::bigint[], %s::timestamptz[]) AS looked (id, until) ON looked.id = circuit.id
                    CROSS JOIN LATERAL (
-                       SELECT id, due_at FROM messaging_lane
+                       SELECT id, due_at, row_number() OVER (ORDER BY due_at) AS turn FROM messaging_lane
                        WHERE org_id = circuit.org_id AND direction = 'outbound' AND endpoint_id = circuit.endpoint_id
                          AND due_at IS NOT NULL AND holder IS NULL AND due_at > COALESCE(looked.until, '-infinity')
                        ORDER BY due_at LIMIT %s) AS lane
@@ -95,15 +115,15 @@ class OpenCircuits:
                        FROM messaging_message WHERE lane_id = lane.id AND status = 'pending'
                        ORDER BY position LIMIT 1) AS head
                    WHERE circuit.opened_at < clock_timestamp() - make_interval(secs => %s) AND circuit.upstream = %s
-                   ORDER BY circuit.id, lane.due_at""",
+                   ORDER BY lane.turn, circuit.id LIMIT %s""",
                 [
                     *(list(self.looked_until), list(self.looked_until.values())),
-                    *(LANES_AT_ONCE, OVERDUE_SECONDS, OVERDUE_SECONDS, Upstream.INFOBIP.value),
+                    *(LANES_AT_ONCE, OVERDUE_SECONDS, OVERDUE_SECONDS, Upstream.INFOBIP.value, LANES_AT_ONCE),
                 ],
             )
             # behind the last one it begins anew
             self.looked_until = {circuit_id: due_at for circuit_id, due_at, *_ in found}
-            waiting = [Overdue(*each) for _, _, *each, tells in found if tells]
+            waiting = [Overdue(*each) for _, _, _, *each, tells in found if tells]
             lock_conversations(each.conversation_id for each in waiting)
             told = tell(waiting)
         if told:

@@ -85,6 +85,31 @@ def open_sessions(openings: Iterable[Opening]) -> None:
     )
 
 
+def conversations_of(ended: Sequence[tuple[int, str, str]]) -> set[int]:
+    """Name the conversations that ends of sessions may concern.
+
+    :param ended: org ids, sessions, and Salesforce's identifiers of conversations
+    """
+    rows = query(
+        """SELECT session.conversation_id FROM unnest(%s::bigint[], %s::text[]) AS come (org_id, salesforce_id)
+           CROSS JOIN LATERAL (
+               SELECT conversation_id FROM messaging_session
+               WHERE org_id = come.org_id AND salesforce_id = come.salesforce_id LIMIT 1) AS session
+           UNION
+           SELECT conversation.id FROM unnest(%s::bigint[], %s::text[]) AS come (org_id, identifier)
+           CROSS JOIN LATERAL (
+               SELECT id FROM messaging_conversation
+               WHERE org_id = come.org_id AND identifier = come.identifier AND identifier <> '' LIMIT 1) AS conversation""",
+        [
+            [org_id for org_id, _, _ in ended],
+            [session for _, session, _ in ended],
+            [org_id for org_id, _, _ in ended],
+            [conversation for _, _, conversation in ended],
+        ],
+    )
+    return {conversation_id for (conversation_id,) in rows}
+
+
 def end(org_id: int, session: str, *, conversation: str = "") -> bool:
     """Note that a session ended; True if something is to be done about it. The caller owns the transaction.
 
@@ -204,11 +229,13 @@ def note_reps(org_id: int, conversation: str, *, joined: bool, left: bool) -> bo
                WHERE conversation_id = ANY(%s) AND state = 'open' AND joined_at IS NULL RETURNING id""",
             [ids],
         )
-    if joined and conversation and not changed:
+    if joined and conversation and not changed:  # not where a session that is known was passed on
         query(
-            """INSERT INTO messaging_earlyrep (org_id, identifier, at) VALUES (%s, %s, clock_timestamp())
+            """INSERT INTO messaging_earlyrep (org_id, identifier, at)
+               SELECT %s, %s, clock_timestamp() WHERE NOT EXISTS (
+                   SELECT 1 FROM messaging_session WHERE conversation_id = ANY(%s) AND state = 'open')
                ON CONFLICT (org_id, identifier) DO UPDATE SET at = EXCLUDED.at""",
-            [org_id, conversation],
+            [org_id, conversation, ids],
         )
     if left and not joined and ids:
         changed = query(

@@ -18,6 +18,7 @@ from tenants.models import TranscriptForm
 
 LEASE_SECONDS = 30.0  # from each page on
 LAG = timedelta(seconds=3)  # by which a transcript is complete, where no event named a line of it
+UNREAD = timedelta(days=1)  # so long before the call, where the transcript cannot be read: too much is better than nothing
 RECENT = timedelta(minutes=2)  # before the call: what came so late, and is of no known conversation, belongs to this one
 
 
@@ -150,7 +151,7 @@ def missing_messages(handover: Handover, conversation: Conversation, *, read: bo
             "routing_attributes": None,
         }
         for each in left
-        if _is_due(each, handover) and not (read and each.found)
+        if _is_due(each, handover, since=RECENT if read else UNREAD) and not (read and each.found)
         for part, text in enumerate(split_text(each.text, TEXT_LIMIT))
     ]
 
@@ -186,10 +187,10 @@ def _left(handover: Handover) -> QuerySet[LeftMessage]:
     return left.order_by("pk")
 
 
-def _is_due(left: LeftMessage, handover: Handover) -> bool:
+def _is_due(left: LeftMessage, handover: Handover, *, since: timedelta = RECENT) -> bool:
     if left.infobip_conversation:
         return left.infobip_conversation == handover.infobip_conversation
-    return left.arrived_at >= handover.called_at - RECENT
+    return left.arrived_at >= handover.called_at - since
 
 
 def _settlement(handover: Handover, *, move: bool) -> Settlement:

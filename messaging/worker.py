@@ -186,11 +186,11 @@ class Worker:
     async def _dispatch(self) -> Sequence[Work]:
         """Do a turn of the dispatcher; what could not be written stays in memory until it can be."""
         ended = list(self.unwritten)
-        under_way = [flight.work.claim for flight in self.flights]
+        under_way = [flight.work for flight in self.flights]
         free = 0 if self.stopping.is_set() else self._free()
         look = self.due or self.dispatcher.must_look(ended)
         self.due = look and not free  # what is said from now on is for the next turn
-        room = Room(free, self.limits.shares(each.endpoint for each in under_way)) if look and free else None
+        room = Room(free, self.limits.shares(each.claim.endpoint for each in under_way)) if look and free else None
         try:
             turn = await self._in_dispatcher(lambda: self.dispatcher.turn(ended, room, under_way=under_way))
         except Exception as exc:

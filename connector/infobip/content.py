@@ -129,8 +129,9 @@ def _contacts(content: dict[str, Any]) -> str:
     lines = []
     for contact in objects_of(content, "contacts"):
         name, company = optional_object(contact, "name"), optional_object(contact, "org")
-        names = ("formattedName", "formatted_name", "firstName", "first_name")
-        shown = [next(filter(None, (_optional(name, each) for each in names)), "")]
+        whole = _optional(name, "formattedName") or _optional(name, "formatted_name")
+        parts = (("firstName", "first_name"), ("middleName", "middle_name"), ("lastName", "last_name"))
+        shown = [whole or " ".join(filter(None, (_optional(name, a) or _optional(name, b) for a, b in parts)))]
         shown += [_optional(phone, "phone") for phone in objects_of(contact, "phones")]
         shown += [_optional(email, "email") for email in objects_of(contact, "emails")]
         shown += [_optional(company, each) for each in ("company", "department", "title")]

@@ -76,9 +76,8 @@ def read_page(client: InfobipClient, conversation: str, page: int, *, after: dat
     :param after: when the last line before this page was written; stands in for times that cannot be read
     :raises ApiError: the member of the family says whether to ask again
     """
-    body = _get(client, f"{_path(conversation)}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
-    listed = body.get("messages")
-    messages = listed if isinstance(listed, list) else []
+    body = _get_messages(client, f"{_path(conversation)}?limit={PAGE}&page={page}&orderBy=createdAt:asc")
+    messages: list[object] = body["messages"]
     first = next(
         filter(None, (parse_time(each.get("createdAt"), ahead=AHEAD) for each in objects_of(body, "messages"))), None
     )
@@ -100,7 +99,7 @@ def read_newest(client: InfobipClient, conversation: str) -> list[Line]:
 
     :raises ApiError: the member of the family says whether to ask again
     """
-    body = _get(client, f"{_path(conversation)}?limit={PAGE}&page=0&orderBy=createdAt:desc&direction=INBOUND")
+    body = _get_messages(client, f"{_path(conversation)}?limit={PAGE}&page=0&orderBy=createdAt:desc&direction=INBOUND")
     found = (parse_line(each, after=datetime.now(UTC)) for each in objects_of(body, "messages"))
     lines = [line for line in found if line is not None and line.author is Author.END_USER]
     lines.reverse()  # what has the same time stays in the list's order
@@ -135,6 +134,14 @@ def _get(client: InfobipClient, path: str) -> dict[str, Any]:
     if not answer.body:
         raise ServiceUnavailable("Infobip", "the answer is not JSON", status=answer.status)
     return answer.body
+
+
+def _get_messages(client: InfobipClient, path: str) -> dict[str, Any]:
+    """Read a part of a transcript; an answer without a list of messages does not say that there are none."""
+    body = _get(client, path)
+    if not isinstance(body.get("messages"), list):
+        raise ServiceUnavailable("Infobip", "the answer has no list of messages", status=200)
+    return body
 
 
 def parse_line(message: dict[str, Any], *, after: datetime) -> Line | None:

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from connector.events import clean
 from connector.http import AddressRefused, ApiError, CustomerMustAct, time_limit
+from connector.phone import spellings_of
 from connector.salesforce.interactions import Delivered, InteractionClient
 from messaging.api import idempotency
 from messaging.api.errors import Refusal
@@ -45,7 +46,7 @@ def open_conversation(org: Org, asked: Mapping[str, Any], key: str) -> dict[str,
     """
     if len(key) > 255 or clean(key) != key:
         raise Refusal(400, "bad_key", "The Idempotency-Key is longer than 255 characters.")
-    sender = org.senders.select_related("channel").filter(number=asked["sender"]).order_by("pk").first()
+    sender = org.senders.select_related("channel").filter(number__in=spellings_of(asked["sender"])).order_by("pk").first()
     if sender is None:
         raise Refusal(
             404,
@@ -131,7 +132,7 @@ def _keep(org: Org, begun: PendingCall, addressed: OutboundConversation, deliver
         lock_conversations([addressed.conversation_id])
         known = Conversation.objects.get(org=org, pk=addressed.conversation_id)
         identifier = clean(delivered.conversation) or known.identifier
-        session = clean(delivered.session)[:18] or known.session
+        session = clean(delivered.session)[:18]
         open_sessions([Opening(org.pk, known.pk, identifier, session)])
         answer = {"conversationId": identifier, "sessionId": session}
         if begun.message is not None:

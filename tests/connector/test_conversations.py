@@ -205,3 +205,17 @@ def test_a_line_is_read_for_its_words(odd: dict[str, Any], author: Author, text:
 def test_what_infobip_notes_itself_is_no_line() -> None:
     noted = {"id": "m", "direction": "OUTBOUND", "authorType": "SYSTEM", "contentType": "TEXT", "content": {"text": "x"}}
     assert conversations.parse_line(noted, after=datetime.now(UTC)) is None
+
+
+@pytest.mark.parametrize("body", ["null", "[]", "{}", '{"messages": null}'])
+def test_an_answer_without_a_list_of_messages_does_not_say_that_there_are_none(
+    wire: responses.RequestsMock, client: InfobipClient, body: str
+) -> None:
+    wire.get(URL, body=body)
+    with pytest.raises(ServiceUnavailable):
+        conversations.read_page(client, "a/b", 0)
+
+
+def test_a_contact_has_all_of_its_name() -> None:
+    card = {"contacts": [{"name": {"firstName": "Ana", "middleName": "M.", "lastName": "Horvat"}}]}
+    assert conversation_line("CONTACT", card) == f"{MARK} Contact: Ana M. Horvat"

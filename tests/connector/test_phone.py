@@ -42,6 +42,8 @@ def test_a_number_is_the_same_however_it_is_written(written: object) -> None:
     [
         ("385991234567.0", "decimal point"),
         ("+385991234567.00", "decimal point"),
+        ("+49 1512 3456789.0", "decimal point"),
+        ("49151234567.000", "decimal point"),
         (385991234567.0, "not a text"),
         ("3.85991234567E+11", "something else"),
         ("385991234567 ext 3", "something else"),

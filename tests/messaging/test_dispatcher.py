@@ -167,12 +167,25 @@ def test_after_a_turn_that_may_have_been_committed_only_lanes_that_nobody_knows_
     under_way, unwritten, lost = three
     Lane.objects.filter(pk=of_another.claim.lane_id).update(holder=102)
     dispatcher.uncertain = True
-    dispatcher.turn(ended([unwritten]), None, under_way=[under_way.claim])
+    dispatcher.turn(ended([unwritten]), None, under_way=[under_way])
     holders = dict(Lane.objects.values_list("pk", "holder"))
     assert [holders[each.claim.lane_id] for each in (under_way, lost, of_another)] == [101, None, 102]
     assert [each.claim.lane_id for each in dispatcher.turn([], ROOM).work] == [lost.claim.lane_id]
     assert unwritten.message is not None
     assert Message.objects.get(pk=unwritten.message.id).status == Status.SENT
+
+
+def test_a_lane_whose_result_was_written_though_the_commit_seemed_to_fail_goes_on(
+    acme: World, dispatcher: Dispatcher
+) -> None:
+    """Its next message is being tried, as far as the row says, and nobody is trying it."""
+    for _ in range(2):
+        write(acme)
+    results = ended(dispatcher.turn([], ROOM).work)
+    assert len(dispatcher.turn(results, ROOM).work) == 1  # committed, and the answer is lost:
+    dispatcher.uncertain = True
+    dispatcher.turn(results, None)
+    assert len(dispatcher.turn([], ROOM).work) == 1
 
 
 def test_what_waited_for_too_long_behind_an_open_circuit_is_given_up(acme: World, dispatcher: Dispatcher) -> None:

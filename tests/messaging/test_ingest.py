@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from connector.salesforce.platform_events import PlatformEvent, Topic
 from messaging.intake import StreamBatch, receive_stream_batches
-from messaging.models import Conversation, Direction, EventSubscription, Lane, Message, ReceivedEvent, Status
+from messaging.models import Conversation, Direction, EventSubscription, Lane, LeftMessage, Message, ReceivedEvent, Status
 from messaging.receipts import pending_receipts
 from tenants.models import Channel, InfobipAccount, Sender
 from tenants.tenancy import every_org
@@ -78,6 +78,18 @@ def test_two_accounts_of_a_channel_with_one_message_id_are_two_messages(acme: Wo
     for _ in range(2):
         receive_webhook(other, [theirs])
     assert sorted(Message.objects.values_list("text", flat=True)) == ["to the one", "to the other"]
+
+
+def test_the_longest_id_of_a_channels_second_account_fits(acme: World) -> None:
+    other = InfobipAccount.objects.create(
+        org=acme.org, name="other", base_url="https://other.api.infobip.com", api_key="k", webhook_secret="s"
+    )
+    second = Sender.objects.create(
+        org=acme.org, account=other, channel=acme.channel, number="447700900555", chatbot_first=True
+    )
+    for last in ("1", "2"):
+        receive_webhook(other, [whatsapp_text("Hi", to=second.number, message_id="x" * 249 + last)])
+    assert LeftMessage.objects.count() == 2
 
 
 def test_what_is_written_to_a_chatbot_opens_the_window(acme: World) -> None:

@@ -60,6 +60,20 @@ def test_a_picture_is_the_same_one_under_either_link() -> None:
     assert settlement.found == ["w1", "w2"]
 
 
+def test_two_pictures_are_told_apart_by_what_was_written_under_them() -> None:
+    lines = [said(f"{MARK} Image: my policy https://e.com/1")]
+    settlement = decide(lines, [left(f"{MARK} Image: my policy", "w1"), left(f"{MARK} Image: my car", "w2")])
+    assert (settlement.found, settlement.missing) == (["w1"], ["w2"])
+
+
+def test_a_line_of_ours_beside_somebodys_words_makes_no_other_message_of_them() -> None:
+    """A transcript tells neither that it was an ad's, nor that it was written in a group."""
+    ad = left(f"hello\n{MARK} From an advertisement: https://e.com/ad", "w1")
+    group = left(f"{MARK} Written in a WhatsApp group\nhi all", "w2")
+    settlement = decide([said("hello"), said("hi all")], [ad, group])
+    assert (settlement.found, settlement.missing) == (["w1", "w2"], [])
+
+
 def test_what_waits_above_the_hold_stays_there() -> None:
     lines = [said("A person", "w1"), said("One moment", bot=True), said("hello?", "w2"), said("anybody?")]
     settlement = decide(lines, [left("A person", "w1"), live("hello?", "w2"), live("anybody?", "w3")])

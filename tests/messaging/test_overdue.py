@@ -12,6 +12,7 @@ from django.utils import timezone
 from messaging import overdue
 from messaging.delivery import Result
 from messaging.dispatcher import Dispatcher, Room
+from messaging.housekeeping import Housekeeping
 from messaging.models import Circuit, Conversation, Direction, Lane, Message, Outcome, Upstream
 from messaging.overdue import OpenCircuits
 from tenants.models import Channel
@@ -136,7 +137,23 @@ def test_an_outage_of_another_org_is_told_nobody_here(acme: World, rival: World,
     assert OpenCircuits().tell_reps() == 0
 
 
-def test_the_dispatcher_looks_for_them(acme: World, outage: Circuit, dispatcher: Dispatcher) -> None:
+def test_several_outages_share_a_look(acme: World, rival: World, outage: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overdue, "LANES_AT_ONCE", 2)
+    Circuit.objects.create(
+        org=rival.org,
+        upstream=Upstream.INFOBIP,
+        endpoint_id=rival.account.pk,
+        failures=5,
+        opened_at=timezone.now() - timedelta(minutes=2),
+        probe_at=timezone.now(),
+    )
+    write_to(acme, users=3)
+    wait(reply(rival))
+    assert OpenCircuits().tell_reps() == 2
+    assert set(Message.objects.filter(ours=True).values_list("org", flat=True)) == {acme.org.pk, rival.org.pk}
+
+
+def test_a_worker_looks_for_them(acme: World, outage: Circuit) -> None:
     write_to(acme, users=1)
-    dispatcher.turn([], None)
+    Housekeeping(lambda: None)._overdue()
     assert len(lines()) == 1

@@ -5,22 +5,39 @@ from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 import responses
+from django.db import transaction
 from django.utils import timezone
 
+from connector.events import SessionEnded
 from connector.http import ServiceUnavailable
 from messaging import delivery, housekeeping, retention, sessions
 from messaging.claims import Waiting
 from messaging.delivery import Result, deliver
 from messaging.dispatcher import Dispatcher, Room, Work
-from messaging.models import NOTICE, Conversation, Direction, EarlyRep, Lane, Message, Outcome, Session, Status
+from messaging.ingest import ingest
+from messaging.ledger import Arrival
+from messaging.models import (
+    NOTICE,
+    Conversation,
+    Direction,
+    EarlyRep,
+    EventSubscription,
+    Lane,
+    Message,
+    Outcome,
+    Session,
+    Status,
+)
 from messaging.queue import append_own
 from tenants.models import Sender, WelcomeWhen
 from tenants.tenancy import every_org
 from tests.conftest import World, reply_record
 from tests.messaging.test_sessions import CONVERSATION, ID, OTHER, attend, begin, said, tell
+from tests.support.happenings import in_another_connection
 
 pytestmark = pytest.mark.django_db
 STREAM = "/event/Infobip_Event__e"
@@ -145,6 +162,18 @@ def test_a_rep_who_came_to_the_session_before_this_one_is_not_taken_for_one_of_t
     assert said() == []
 
 
+def test_a_rep_to_whom_a_session_is_passed_on_is_not_taken_for_one_of_the_next(acme: World, session: Session) -> None:
+    acme.channel.welcome_message, acme.channel.welcome_when = "Hang tight.", WelcomeWhen.JOINED
+    acme.channel.save()
+    for _ in range(2):  # the second one is passed the session
+        sessions.note_reps(acme.org.pk, CONVERSATION, joined=True, left=False)
+    attend()
+    sessions.end(acme.org.pk, ID)
+    sessions.open_sessions([sessions.Opening(acme.org.pk, session.conversation_id, CONVERSATION, OTHER)])
+    attend()
+    assert said().count("Hang tight.") == 1
+
+
 def test_a_rep_of_another_org_is_not_taken_for_one_of_this(acme: World, rival: World) -> None:
     acme.channel.welcome_message, acme.channel.welcome_when = "Hang tight.", WelcomeWhen.JOINED
     acme.channel.save()
@@ -182,6 +211,15 @@ def test_what_a_rep_wrote_in_the_session_before_keeps_no_welcome_back(acme: Worl
     assert said() == ["Goodbye.", "Hang tight."]
 
 
+def test_nor_while_the_end_of_that_session_is_not_known(acme: World, session: Session) -> None:
+    tell(acme, STREAM, reply_record(acme, "How can I help?", entry="e1"))
+    Message.objects.filter(source_entry="e1").update(created_at=timezone.now() - timedelta(minutes=1))
+    sessions.open_sessions([sessions.Opening(acme.org.pk, session.conversation_id, CONVERSATION, OTHER)])
+    Session.objects.filter(salesforce_id=ID).update(greeted_at=timezone.now())
+    attend()
+    assert said() == ["Hang tight."]
+
+
 # a chatbot gets back what is over, and nothing else
 
 
@@ -198,6 +236,41 @@ def test_what_waits_to_be_shown_when_a_session_ends_keeps_the_conversation_from_
     sessions.end(acme.org.pk, OTHER)
     lane.refresh_from_db()
     assert lane.with_rep_since is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ends_of_sessions_that_come_crosswise_do_not_lock_each_other_out(acme: World) -> None:
+    users = [f"38599{n:07d}" for n in range(8)]
+    for n, user in enumerate(users):
+        begin(acme, user, f"0Mw5g00000{n:08d}")
+        Conversation.objects.filter(subject=user).update(identifier=f"conversation {n}")
+    failed: list[Exception] = []
+
+    def end_all(numbers: list[int]) -> None:
+        for _ in range(6):
+            try:
+                with transaction.atomic():
+                    ingest([ended_arrival(acme, n) for n in numbers])
+            except Exception as exc:
+                failed.append(exc)
+
+    numbers = list(range(len(users)))
+    threads = [in_another_connection(lambda: end_all(numbers)), in_another_connection(lambda: end_all(numbers[::-1]))]
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def ended_arrival(world: World, n: int) -> Arrival:
+    """The news that the nth session has ended, as if it had come once more."""
+    subscription, _ = EventSubscription.objects.get_or_create(
+        org=world.org, topic=STREAM, defaults={"since": timezone.now()}
+    )
+    arrival = Arrival(
+        world.org.pk, None, subscription.pk, f"event:{uuid4()}", b"{}", received_at=timezone.now(), kind="end"
+    )
+    arrival.event = SessionEnded(f"conversation {n}", f"0Mw5g00000{n:08d}")
+    return arrival
 
 
 # a failure's line
