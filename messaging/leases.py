@@ -32,10 +32,11 @@ class Leases:
         rows = query(
             f"""UPDATE {self.table} SET lease_id = gen_random_uuid(),
                    leased_until = clock_timestamp() + make_interval(secs => %s)
-                WHERE id IN (
+                -- an array, which is made once: a plan may read a sub-select again for each row, and take more each time
+                WHERE id = ANY(ARRAY(
                     SELECT id FROM {self.table}
                     WHERE (leased_until IS NULL OR leased_until < clock_timestamp()) AND ({which})
-                    ORDER BY {order} LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+                    ORDER BY {order} LIMIT %s FOR NO KEY UPDATE SKIP LOCKED))
                 RETURNING id, lease_id""",
             [self.seconds, *parameters, most],
         )

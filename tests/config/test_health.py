@@ -134,6 +134,6 @@ def test_a_connection_that_the_server_ended_meanwhile_is_not_taken_for_a_databas
     other = connection.copy()
     with connection.cursor() as mine, other.cursor() as cursor:
         mine.execute("SELECT pg_backend_pid()")
-        cursor.execute("SELECT pg_terminate_backend(%s)", mine.fetchone())
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", mine.fetchone())  # milliseconds to wait for its end
     other.close()
     assert ask(200)["database"] == "up"

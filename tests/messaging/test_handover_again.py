@@ -13,7 +13,7 @@ from django.utils import timezone
 from requests import PreparedRequest
 
 from messaging import due_sessions, handover, handover_steps, sessions
-from messaging.models import Handover, Message, Status, TranscriptLine
+from messaging.models import Direction, Handover, Message, Status, TranscriptLine
 from tenants.models import AtEnd, TranscriptForm
 from tenants.tenancy import every_org
 from tests.conftest import World
@@ -69,6 +69,7 @@ def test_a_second_hand_over_of_the_same_conversation_repeats_nothing_and_leaves_
     say("yes")
     say("thank you")
     assert waiting() == [BEGIN, "Hi", END, "yes", "thank you"]
+    Message.objects.filter(direction=Direction.INBOUND).update(status=Status.SENT)
     sessions.end(chatbot.org.pk, "0Mw5g000000AbCdCAK")
     due_sessions.process_due()
     assert step(work).state == Handover.State.ENDED
