@@ -24,6 +24,13 @@ SHORT_LOCK_MS = 50  # for an org's lanes, where one of them was locked lately
 APART_SECONDS = 10.0
 
 
+def _by_org(arrivals: Sequence[Arrival]) -> dict[int, list[Arrival]]:
+    by_org: dict[int, list[Arrival]] = defaultdict(list)
+    for arrival in arrivals:
+        by_org[arrival.org_id].append(arrival)
+    return by_org
+
+
 def unreadable(
     org_id: int, account_id: int | None, subscription_id: int | None, body: bytes, received_at: datetime, problem: str
 ) -> Arrival:
@@ -52,12 +59,9 @@ def ingest_but_locked(arrivals: Sequence[Arrival]) -> tuple[bool, set[int]]:
 
 def ingest_apart(arrivals: Sequence[Arrival]) -> tuple[bool, set[int]]:
     """Ingest org by org, and leave those that would have to wait for a lock."""
-    by_org: dict[int, list[Arrival]] = defaultdict(list)
-    for arrival in arrivals:
-        by_org[arrival.org_id].append(arrival)
     work, left = False, set[int]()
     query("SELECT set_config('lock_timeout', %s, true)", [f"{SHORT_LOCK_MS}ms"])
-    for org_id, of_org in by_org.items():
+    for org_id, of_org in _by_org(arrivals).items():
         try:
             with transaction.atomic():
                 work = ingest_carefully(of_org) or work
@@ -72,11 +76,8 @@ def ingest_apart(arrivals: Sequence[Arrival]) -> tuple[bool, set[int]]:
 
 def ingest_carefully(arrivals: Sequence[Arrival]) -> bool:
     """Ingest org by org, and what raises there arrival by arrival; set aside what raises alone."""
-    by_org: dict[int, list[Arrival]] = defaultdict(list)
-    for arrival in arrivals:
-        by_org[arrival.org_id].append(arrival)
     work = False
-    for of_org in by_org.values():
+    for of_org in _by_org(arrivals).values():
         effect, problem = _saved(of_org)
         if problem:
             for arrival in of_org:

@@ -294,14 +294,15 @@ def _take_stream_events(arrivals: Sequence[Arrival]) -> bool:
     work = False
     replies = [(each, each.event) for each in arrivals if isinstance(each.event, ReplyWritten)]
     incoming = _replies(replies)
-    ended = [(each.org_id, each.event) for each in arrivals if isinstance(each.event, SessionEnded)]
-    if ended:  # all lanes in one order: others lock theirs so, and would wait for us in a circle
-        parties = [message.party for message in incoming]
-        places = [place for party in parties for place in party.places]
+    about = [(each.org_id, each.event) for each in arrivals if not isinstance(each.event, ReplyWritten)]
+    if any(isinstance(event, SessionEnded | RepsChanged | SessionTouched) for _, event in about):
+        # all lanes in one order and before any session: others lock theirs so, and would wait for us in a circle
+        places = [place for message in incoming for place in message.party.places]
+        ended = [(org_id, event.session, event.conversation) for org_id, event in about if isinstance(event, SessionEnded)]
         lock_conversations(
             {
                 *(lane.conversation_id for lane in find_lanes(Direction.OUTBOUND, places).values()),
-                *sessions.conversations_of([(org_id, event.session, event.conversation) for org_id, event in ended]),
+                *sessions.conversations_of(ended),
             }
         )
     for arrival in arrivals:

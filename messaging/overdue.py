@@ -121,8 +121,10 @@ class OpenCircuits:
                     *(LANES_AT_ONCE, OVERDUE_SECONDS, OVERDUE_SECONDS, Upstream.INFOBIP.value, LANES_AT_ONCE),
                 ],
             )
-            # behind the last one it begins anew
-            self.looked_until = {circuit_id: due_at for circuit_id, due_at, *_ in found}
+            # behind the last one of all it begins anew: one that began again before would keep the others waiting
+            if not found:
+                self.looked_until.clear()
+            self.looked_until |= {circuit_id: due_at for circuit_id, due_at, *_ in found}
             waiting = [Overdue(*each) for _, _, _, *each, tells in found if tells]
             lock_conversations(each.conversation_id for each in waiting)
             told = tell(waiting)

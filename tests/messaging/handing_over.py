@@ -46,9 +46,8 @@ def line(text: str, *, by: str = "CUSTOMER", at: datetime | None = None, **more:
 
 def tell(infobip: responses.RequestsMock, lines: Sequence[dict[str, Any]]) -> None:
     """Let Infobip give these lines from now on."""
-    url = f"https://acme.api.infobip.com/ccaas/1/conversations/{CONVERSATION}/messages"
-    infobip.remove("GET", url)
-    infobip.get(url, json={"messages": list(lines), "pagination": {"totalItems": len(lines), "page": 0, "limit": 250}})
+    infobip.remove("GET", URL)
+    infobip.get(URL, json={"messages": list(lines), "pagination": {"totalItems": len(lines), "page": 0, "limit": 250}})
 
 
 def conversation_event(message: dict[str, Any], channel_id: str) -> dict[str, Any]:

@@ -153,6 +153,26 @@ def test_several_outages_share_a_look(acme: World, rival: World, outage: Circuit
     assert set(Message.objects.filter(ours=True).values_list("org", flat=True)) == {acme.org.pk, rival.org.pk}
 
 
+def test_an_outage_of_many_keeps_nobody_else_from_being_told(
+    acme: World, rival: World, outage: Circuit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overdue, "LANES_AT_ONCE", 1)
+    Circuit.objects.create(
+        org=rival.org,
+        upstream=Upstream.INFOBIP,
+        endpoint_id=rival.account.pk,
+        failures=5,
+        opened_at=timezone.now() - timedelta(minutes=2),
+        probe_at=timezone.now(),
+    )
+    write_to(acme, users=2)
+    for n in range(2):
+        tell(rival, "/event/Infobip_Event__e", reply_record(rival, "Hi", entry=f"r{n}", user=f"38592{n:07d}"))
+        wait(Message.objects.get(source_entry=f"r{n}"))
+    looks = OpenCircuits()
+    assert sum(looks.tell_reps() for _ in range(4)) == 4
+
+
 def test_a_worker_looks_for_them(acme: World, outage: Circuit) -> None:
     write_to(acme, users=1)
     Housekeeping(lambda: None)._overdue()
